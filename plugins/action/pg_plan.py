@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Action plugin pg_plan: what a playbook is about to do, decided by the core from every node's observation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker, refusal
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover import TAKE_OVER, plan_failover
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE, plan_rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import inventory_blockers, plan_setup
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import render_status, status_rows
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import cluster_members, observed_topology
+
+Result = Dict[str, Any]
+display = Display()
+
+
+def _place(topology: Topology, host: str) -> Optional[Result]:
+    found = placement(topology, host)
+    if found is None:
+        return None
+    up = found.upstream
+    return {
+        "upstream": {"name": up.host, "address": up.member.address, "port": up.member.port} if up else None,
+        "slots_present": list(found.slots_present),
+        "slots_absent": list(found.slots_absent),
+        "downstreams": list(found.downstreams),
+    }
+
+
+def _endpoint(topology: Topology, host: str) -> Result:
+    node = topology.node(host)
+    return {"name": host, "address": node.member.address if node else "", "port": node.member.port if node else 0}
+
+
+def _decided(topology: Topology, after: Topology, host: str, action: str, source: str, target: str) -> Result:
+    return {
+        "cluster": topology.cluster,
+        "action": action,
+        "source": source,
+        "target": target,
+        "primary": _endpoint(after, target),
+        "place": _place(after, host),
+        "target_slots": (_place(after, target) or {}).get("slots_present", []),
+        "members": [_endpoint(topology, node.host) for node in topology.nodes],
+        "is_source": host == source,
+        "is_target": host == target,
+    }
+
+
+class ActionModule(ActionBase):
+    """Decides on the controller; no module runs on the host."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> Result:
+        """Return the plan for this host; fails with every reason when it must not be carried out."""
+        result = super().run(tmp, task_vars)
+        unused, options = self.validate_argument_spec(
+            argument_spec={
+                "operation": {"type": "str", "required": True, "choices": sorted(self._operations())},
+                "observed": {"type": "str", "default": "__pg_observed"},
+                "wanted": {"type": "str", "default": ""},
+                "replace_data": {"type": "bool", "default": False},
+                "limits": {"type": "dict", "default": {}},
+                "expect_all": {"type": "bool", "default": True},
+            }
+        )
+        self._host = str(task_vars["inventory_hostname"])
+        self._vars = task_vars
+        self._options = options
+        decided = self._operations()[options["operation"]]()
+        result.update(changed=False, **decided)
+        return result
+
+    def _operations(self) -> Dict[str, Callable[[], Result]]:
+        return {
+            "inventory": self._inventory,
+            "setup": self._setup,
+            "switchover": self._switchover,
+            "failover": self._failover,
+            "rejoin": self._rejoin,
+            "prove": self._prove,
+            "status": self._status,
+        }
+
+    # -- what all operations share ---------------------------------------------------------------------------------------
+
+    def _topology(self) -> Topology:
+        return observed_topology(self._host, self._vars, self._options["observed"])
+
+    def _limits(self) -> Limits:
+        given = {key: value for key, value in self._options["limits"].items() if value not in (None, "")}
+        return Limits(**{key: value if key == "unfenced" else int(value) for key, value in given.items()})
+
+    def _speaks(self, cluster: str) -> bool:
+        """Whether this host is the one of its cluster that prints; the others would say the same."""
+        hostvars = self._vars["hostvars"]
+        playing = self._vars.get("ansible_play_hosts", [])
+        mine = [name for name in playing if str(hostvars[name].get("pg_cluster_name", "main")) == cluster]
+        return not mine or mine[0] == self._host
+
+    def _say(self, cluster: str, lines: Sequence[str]) -> None:
+        if self._speaks(cluster):
+            for line in lines:
+                display.display(line)
+
+    def _refuse(self, cluster: str, what: str, blockers: Sequence[Blocker]) -> None:
+        data: Result = {"blockers": [blocker.as_result() for blocker in blockers], "reason": blockers[0].reason}
+        text = refusal(what, blockers) if self._speaks(cluster) else "Refused: {0}. The reasons stand at the first host.".format(what)
+        raise AnsibleActionFail(text, result=data)
+
+    # -- the operations ----------------------------------------------------------------------------------------------------
+
+    def _inventory(self) -> Result:
+        members = cluster_members(self._host, self._vars["groups"], self._vars["hostvars"])
+        cluster = members[0].cluster
+        blockers = inventory_blockers(cluster, members)
+        if blockers:
+            self._refuse(cluster, "cluster {0!r} as the inventory describes it".format(cluster), blockers)
+        return {"cluster": cluster, "members": [asdict(member) for member in members]}
+
+    def _setup(self) -> Result:
+        topology = self._topology()
+        plan = plan_setup(topology, self._host, self._options["replace_data"])
+        if plan.blockers:
+            self._refuse(topology.cluster, "setting up cluster {0}".format(topology.cluster), plan.blockers)
+        if self._speaks(topology.cluster):
+            steps = ["{0} {1}".format(n.host, plan_setup(topology, n.host, self._options["replace_data"]).action) for n in topology.nodes]
+            display.display("Cluster {0}: primary {1}; {2}".format(topology.cluster, plan.primary, ", ".join(steps)))
+        after = after_change(topology, "", plan.primary, source_returns=False)
+        standing = Topology(after.cluster, tuple(after.nodes))
+        decided = _decided(topology, standing, self._host, plan.action, "", plan.primary)
+        decided["role"] = plan.role
+        # Every standby is set up in this run, so all of them get a slot at the primary.
+        decided["slots"] = [node.member.slot_name for node in topology.others(plan.primary)]
+        decided["slot_name"] = next(node.member.slot_name for node in topology.nodes if node.host == self._host)
+        return decided
+
+    def _switchover(self) -> Result:
+        topology = self._topology()
+        plan = plan_switchover(topology, self._options["wanted"], self._limits())
+        if plan.blockers:
+            self._refuse(topology.cluster, "switchover of cluster {0} to {1}".format(topology.cluster, plan.target or "a standby"), plan.blockers)
+        if plan.action == HAND_OVER:
+            lines = ["Cluster {0}: {1} hands over to {2}.".format(topology.cluster, plan.source, plan.target)]
+        else:
+            lines = ["Cluster {0}: {1} is primary; {2}.".format(topology.cluster, plan.target, plan.action.replace("finish", "finishing what an earlier run began"))]
+        self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
+        after = after_change(topology, plan.source, plan.target, source_returns=True)
+        return _decided(topology, after, self._host, plan.action, plan.source, plan.target)
+
+    def _failover(self) -> Result:
+        topology = self._topology()
+        plan = plan_failover(topology, self._options["wanted"], self._limits())
+        if plan.blockers:
+            self._refuse(topology.cluster, "failover of cluster {0}".format(topology.cluster), plan.blockers)
+        if plan.action == TAKE_OVER:
+            lines = ["Cluster {0}: {1} takes over from {2}.".format(topology.cluster, plan.target, plan.source or "an unknown primary")]
+        else:
+            lines = ["Cluster {0}: finishing a failover to {1}.".format(topology.cluster, plan.target)]
+        self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
+        after = after_change(topology, plan.source, plan.target, source_returns=False)
+        decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
+        standby = topology.node(self._host)
+        decided["follows"] = bool(standby and standby.is_running_standby and self._host != plan.target)
+        return {**decided, "fence": self._host in plan.fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
+
+    def _rejoin(self) -> Result:
+        topology = self._topology()
+        primary = topology.primary
+        here = topology.node(self._host)
+        if primary is None or here is None:
+            self._refuse(topology.cluster, "bringing back nodes of cluster {0}".format(topology.cluster), problems(topology)[:2])
+            raise AssertionError  # _refuse does not return
+        plan = plan_rejoin(topology, here)
+        if plan.action == REFUSE:
+            self._refuse_alone(plan.blockers)
+        if plan.action != NOTHING:
+            display.display("{0}: {1}, because {2}".format(self._host, plan.action, plan.why))
+        after = topology
+        if not here.is_running_standby and here.host != primary.host:
+            after = after_change(topology, here.host, primary.host, source_returns=True)
+        decided = _decided(topology, after, self._host, plan.action, "", primary.host)
+        stale = primary.host == self._host and primary.control_timeline < primary.timeline
+        slots = [node.member.slot_name for node in topology.others(primary.host)]
+        return {**decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots}
+
+    def _refuse_alone(self, blockers: Sequence[Blocker]) -> None:
+        data = {"blockers": [blocker.as_result() for blocker in blockers], "reason": blockers[0].reason if blockers else "refused"}
+        raise AnsibleActionFail(refusal("bringing back {0}".format(self._host), blockers), result=data)
+
+    def _prove(self) -> Result:
+        topology = self._topology()
+        expected: List[str] = [] if self._options["expect_all"] else [n.host for n in topology.nodes if n.state == "running"]
+        found = problems(topology, expected)
+        if found:
+            self._say(topology.cluster, [render_status(topology)])
+            lines = ["The end state of cluster {0} is not what it must be:".format(topology.cluster)]
+            lines.extend("  - " + problem.message for problem in found)
+            raise AnsibleActionFail("\n".join(lines), result={"blockers": [problem.as_result() for problem in found]})
+        primary = topology.primary
+        self._say(
+            topology.cluster,
+            ["Cluster {0}: proven. Primary {1} on timeline {2}, {3} standby(s) streaming.".format(
+                topology.cluster, primary.host if primary else "-", primary.timeline if primary else "-", len(topology.standbys))],
+        )
+        return {"cluster": topology.cluster, "primary": primary.host if primary else "", "rows": status_rows(topology)}
+
+    def _status(self) -> Result:
+        topology = self._topology()
+        self._say(topology.cluster, [render_status(topology)])
+        found = [problem.as_result() for problem in problems(topology)]
+        return {"cluster": topology.cluster, "healthy": not found, "problems": found, "rows": status_rows(topology)}

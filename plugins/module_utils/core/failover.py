@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The plan of an unplanned failover: who is fenced, who is promoted, what may be lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, dead_primary, promotion_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, standby_problem
+
+TAKE_OVER = "take_over"
+FINISH = "finish"
+
+
+@dataclass(frozen=True)
+class FailoverPlan:
+    """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known."""
+
+    action: str
+    source: str
+    target: str
+    fence: Tuple[str, ...] = ()
+    lost_bytes: Optional[int] = None
+    blockers: Tuple[Blocker, ...] = ()
+    notes: Tuple[str, ...] = ()
+
+
+def _astray(topology: Topology, primary: Node) -> Tuple[Node, ...]:
+    return tuple(node for node in topology.standbys if standby_problem(topology, node, primary) is not None)
+
+
+def _with_primary(topology: Topology, primary: Node) -> FailoverPlan:
+    """A primary is alive: finish a failover that was cut off before the others were re-pointed, or refuse."""
+    pending = [node for node in topology.nodes if node.pending.operation == "failover"]
+    if primary.timeline > 1 and (pending or _astray(topology, primary)):
+        source = pending[0].pending.source if pending else ""
+        return FailoverPlan(FINISH, source, primary.host, notes=("{0} is primary already; the others are re-pointed".format(primary.host),))
+    blocker = Blocker(
+        "primary_alive", primary.host, "is primary and answers", "primary running", "no primary",
+        "To hand the role over as planned run switchover.yml.",
+    )
+    return FailoverPlan(TAKE_OVER, primary.host, "", blockers=(blocker,))
+
+
+def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> List[Blocker]:
+    if limits.unfenced == "accept":
+        return []
+    if source is None:
+        return [
+            Blocker(
+                "old_primary_unknown", topology.cluster, "it cannot be told which node was primary", "-", "one node to fence",
+                "Make sure that no other server accepts writes, then repeat with -e pg_failover_unfenced=accept.",
+            )
+        ]
+    if source.state == states.UNREACHABLE:
+        return [
+            Blocker(
+                "not_fenced", source.host, "the old primary cannot be reached, so it cannot be fenced", source.problem or "no answer",
+                "fenced, or known to be off",
+                "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept.",
+            )
+        ]
+    return []
+
+
+def _loss(source: Optional[Node], target: Node) -> Optional[int]:
+    """Return the bytes of WAL that only the dead primary holds, as far as its files tell; None when unknown."""
+    if source is None or not source.has_server_down:
+        return None
+    if source.timeline and target.timeline and source.timeline != target.timeline:
+        return None
+    return bytes_behind(target, source.wal_end_lsn)
+
+
+def _loss_blockers(source: Optional[Node], target: Node, lost: Optional[int], limits: Limits) -> List[Blocker]:
+    allowed = max(limits.max_lag_bytes, limits.accept_data_loss_bytes)
+    if source is None or lost is None or lost <= allowed:
+        return []
+    return [
+        Blocker(
+            "data_loss", target.host, "lacks WAL that is safe on {0}".format(source.host), "{0} bytes".format(lost),
+            "at most {0}".format(allowed),
+            "Start {0} again instead, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(source.host, lost),
+        )
+    ]
+
+
+def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optional[int]) -> Tuple[str, ...]:
+    notes: List[str] = []
+    old = source.host if source else "the old primary"
+    if lost is None:
+        notes.append("How much {0} had that {1} lacks cannot be known: its WAL could not be read".format(old, target.host))
+    else:
+        notes.append("At most {0} bytes of WAL that only {1} holds are lost (page precision, 8192)".format(lost, old))
+    if source is None or source.state == states.UNREACHABLE:
+        notes.append("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(old))
+    for node in topology.nodes:
+        if node.state == states.UNREACHABLE and (source is None or node.host != source.host):
+            notes.append("{0} could not be observed; it may hold more WAL than {1}".format(node.host, target.host))
+    return tuple(notes)
+
+
+def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPlan:
+    """Return what a failover does now; `wanted` is the node to promote, empty for the most advanced standby."""
+    if wanted and topology.node(wanted) is None:
+        return FailoverPlan(TAKE_OVER, "", wanted, blockers=promotion_blockers(topology, wanted))
+    if topology.primary is not None:
+        return _with_primary(topology, topology.primary)
+    if len(topology.primaries) > 1:
+        return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
+    source = dead_primary(topology)
+    able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
+    target = topology.node(wanted) if wanted else (able[0] if able else None)
+    if target is None:
+        seen = "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes)
+        none = Blocker(
+            "no_candidate", topology.cluster, "no standby can take over", seen, "a running standby with pg_priority above 0",
+            "Start a standby, or start the old primary again.",
+        )
+        return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none,))
+    lost = _loss(source, target)
+    found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
+    best = able[0] if able else target
+    behind = bytes_behind(target, best.position_lsn) if best.timeline == target.timeline else None
+    if behind and behind > limits.accept_data_loss_bytes:
+        found.append(
+            Blocker(
+                "not_most_advanced", target.host, "has less WAL than {0}".format(best.host), target.position_lsn, best.position_lsn,
+                "Promote {0}, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(best.host, behind),
+            )
+        )
+    found.extend(_fence_blockers(topology, source, limits))
+    found.extend(_loss_blockers(source, target, lost, limits))
+    fence = (source.host,) if source is not None and source.has_server_down else ()
+    return FailoverPlan(
+        TAKE_OVER, source.host if source else "", target.host, fence, lost, tuple(found), _notes(topology, source, target, lost)
+    )

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The place of every node once a plan has been carried out: upstream, slots, downstreams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, wanted_slots
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one node belongs; `upstream` is None on the primary. `slots_absent` are the members' slots that it must not keep."""
+
+    host: str
+    upstream: Optional[Node]
+    slots_present: Tuple[str, ...]
+    slots_absent: Tuple[str, ...]
+    downstreams: Tuple[str, ...]
+
+
+def after_change(topology: Topology, source: str, target: str, *, source_returns: bool) -> Topology:
+    """Return the topology as it will be: `target` is primary, and `source` a standby (a planned change) or down."""
+    nodes = []
+    for node in topology.nodes:
+        if node.host == target:
+            node = replace(node, state=states.RUNNING, role=states.PRIMARY)
+        elif node.host == source:
+            state = states.RUNNING if source_returns else states.STOPPED
+            node = replace(node, state=state, role=states.STANDBY)
+        nodes.append(node)
+    return Topology(topology.cluster, tuple(nodes))
+
+
+def placement(topology: Topology, host: str) -> Optional[Placement]:
+    """Return the place of one node in a topology that has one primary, else None."""
+    primary, here = topology.primary, topology.node(host)
+    if primary is None or here is None:
+        return None
+    present = wanted_slots(topology, here, primary)
+    ours = [node.member.slot_name for node in topology.nodes]
+    down = tuple(
+        node.host
+        for node in topology.standbys
+        if node.host != host and topology.desired_upstream(node, primary).host == host
+    )
+    upstream = None if here.host == primary.host else topology.desired_upstream(here, primary)
+    return Placement(host, upstream, present, tuple(name for name in ours if name not in present), down)

@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the first set-up of a cluster needs: a sound inventory, a primary, and room for the standbys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, same_cluster_blockers
+
+CLUSTER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+# A clone needs the primary's size plus WAL that arrives meanwhile; a fifth more is what pg_basebackup users plan with.
+CLONE_HEADROOM = 1.2
+
+# Settings that only take effect at a start, so that they cost a running primary its clients.
+INIT = "init"  # make a new, empty server
+ADOPT = "adopt"  # take over the server that is there
+CLONE = "clone"  # copy the primary
+KEEP = "keep"  # it is a standby of this cluster already
+
+
+@dataclass(frozen=True)
+class SetupPlan:
+    """What initial_setup does on one host: its role, the way to it, and what speaks against it."""
+
+    role: str
+    action: str
+    primary: str
+    blockers: Tuple[Blocker, ...] = ()
+
+
+def inventory_blockers(cluster: str, members: Sequence[Member]) -> Tuple[Blocker, ...]:
+    """Return what is wrong with the inventory's words about one cluster, before any host is touched."""
+    found: List[Blocker] = []
+    if not CLUSTER_NAME.match(cluster):
+        found.append(
+            Blocker(
+                "bad_cluster_name", ", ".join(m.host for m in members), "its pg_cluster_name cannot be used", repr(cluster),
+                "letters, digits, '_', '.' and '-', at most 63, a letter or digit first", "Rename the cluster in the inventory.",
+            )
+        )
+    named = [member.host for member in members if member.initial_role == PRIMARY]
+    if len(named) != 1:
+        found.append(
+            Blocker(
+                "two_initial_primaries" if named else "no_initial_primary", ", ".join(named) or ", ".join(m.host for m in members),
+                "cluster {0} needs exactly one host with pg_initial_role=primary".format(cluster),
+                ", ".join(named) or "none", "one", "Set pg_initial_role=primary on one host and standby on the others.",
+            )
+        )
+    for member in members:
+        found.extend(_member_blockers(member, members))
+    return tuple(found)
+
+
+def _member_blockers(member: Member, members: Sequence[Member]) -> List[Blocker]:
+    found: List[Blocker] = []
+    hosts = [other.host for other in members]
+    if member.initial_role not in (PRIMARY, STANDBY, ""):
+        found.append(
+            Blocker("bad_initial_role", member.host, "has an unknown pg_initial_role", repr(member.initial_role), "primary or standby",
+                    "Correct it in the inventory.")
+        )
+    if member.upstream and (member.upstream not in hosts or member.upstream == member.host):
+        found.append(
+            Blocker("bad_upstream", member.host, "its pg_upstream is not another host of its cluster", member.upstream,
+                    "one of " + ", ".join(host for host in hosts if host != member.host), "Correct pg_upstream.")
+        )
+    if not 0 < member.port < 65536:
+        found.append(Blocker("bad_port", member.host, "has an impossible pg_port", str(member.port), "1 to 65535", "Correct pg_port."))
+    for other in members:
+        if other.host < member.host and member.address and (other.address, other.port) == (member.address, member.port):
+            found.append(
+                Blocker("same_endpoint", member.host, "has the same address and port as {0}".format(other.host),
+                        "{0} port {1}".format(member.address, member.port), "its own", "Correct pg_address or pg_port.")
+            )
+    return found
+
+
+def _initial_primary(topology: Topology) -> Optional[Node]:
+    """Return who is primary: the running one, else the only data directory that would be, else the inventory's."""
+    if topology.primary is not None:
+        return topology.primary
+    changed = [node for node in topology.nodes if node.state not in (states.ABSENT, states.UNREACHABLE)]
+    named = [node for node in topology.nodes if node.member.initial_role == PRIMARY]
+    if not named:
+        return None
+    first = named[0]
+    if first.state != states.ABSENT and first.standby_signal:
+        return None
+    if first.state == states.ABSENT and any(node.role == STANDBY for node in changed):
+        return None
+    return first
+
+
+def _node_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocker]:
+    found: List[Blocker] = []
+    if node.state == states.UNREACHABLE:
+        return [Blocker("unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or take it out.")]
+    if node.port_taken_by:
+        found.append(
+            Blocker("port_taken", node.host, "its port is taken by something else", "port {0}: {1}".format(node.member.port, node.port_taken_by),
+                    "a free port", "Stop that program or set another pg_port.")
+        )
+    majors = (node.major or node.installed_major, primary.major or primary.installed_major)
+    if all(majors) and majors[0] != majors[1]:
+        found.append(
+            Blocker("version_mismatch", node.host, "has another PostgreSQL major version than {0}".format(primary.host), str(majors[0]),
+                    str(majors[1]), "Set pg_version to one version for the whole cluster.")
+        )
+    if node.host != primary.host:
+        found.extend(_standby_blockers(node, primary, replace_data))
+    return found
+
+
+def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocker]:
+    found: List[Blocker] = []
+    same = node.system_identifier == primary.system_identifier and bool(node.system_identifier)
+    if node.state != states.ABSENT and not same and not replace_data:
+        found.append(
+            Blocker("foreign_data", node.host, "holds data that is not this cluster's",
+                    "system identifier {0}, {1}, {2} bytes".format(node.system_identifier or "unknown", node.state, node.data_bytes),
+                    "no data directory, or a standby of {0}".format(primary.host),
+                    "Look at it; -e pg_standby_replace_data=true moves it aside (it is never deleted).")
+        )
+    if same and node.is_running_primary:
+        found.append(
+            Blocker("two_primaries", node.host, "accepts writes beside {0}".format(primary.host), "running primary", "one primary",
+                    "Stop one of them, then run start_new_standby.yml.")
+        )
+    needed = int(primary.data_bytes * CLONE_HEADROOM)
+    if (node.state == states.ABSENT or not same) and node.disk_free_bytes and node.disk_free_bytes < needed:
+        found.append(
+            Blocker("disk_too_small", node.host, "has too little disk for a copy of {0}".format(primary.host),
+                    "{0} bytes free".format(node.disk_free_bytes), "{0} bytes".format(needed), "Free space or enlarge the disk.")
+        )
+    return found
+
+
+def plan_setup(topology: Topology, host: str, replace_data: bool = False) -> SetupPlan:
+    """Return what initial_setup does on one host; the blockers are the whole cluster's, so that nothing is half done."""
+    primary = _initial_primary(topology)
+    if len(topology.primaries) > 1 or primary is None:
+        seen = "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes)
+        return SetupPlan("", "", "", (
+            Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
+                    "Use failover.yml or start_new_standby.yml for a cluster that was set up before."),
+        ))
+    found: List[Blocker] = []
+    for node in topology.nodes:
+        found.extend(_node_blockers(node, primary, replace_data))
+    if not any(blocker.reason in ("foreign_data", "two_primaries") for blocker in found) and not replace_data:
+        found.extend(same_cluster_blockers(topology))
+    here = topology.node(host)
+    if here is None or host == primary.host:
+        action = INIT if primary.state == states.ABSENT else ADOPT
+        return SetupPlan(PRIMARY, action, primary.host, tuple(found))
+    same = bool(here.system_identifier) and here.system_identifier == primary.system_identifier
+    return SetupPlan(STANDBY, KEEP if same else CLONE, primary.host, tuple(found))

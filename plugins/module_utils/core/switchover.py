@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The plan of a planned switchover and everything that speaks against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers
+
+HAND_OVER = "hand_over"  # a running primary hands its role to a standby
+FINISH = "finish"  # a hand-over that was begun earlier is completed
+NOTHING = "nothing"  # the wanted node is primary and everything follows it
+
+
+@dataclass(frozen=True)
+class SwitchoverPlan:
+    """What a switchover will do: from whom, to whom, or why not."""
+
+    action: str
+    source: str
+    target: str
+    blockers: Tuple[Blocker, ...] = ()
+    notes: Tuple[str, ...] = ()
+
+
+def _pending(topology: Topology) -> Optional[Node]:
+    for node in topology.nodes:
+        if node.pending.operation == "switchover":
+            return node
+    return None
+
+
+def _capacity_blockers(topology: Topology, target: Node) -> List[Blocker]:
+    found: List[Blocker] = []
+    needed = len(topology.nodes) - 1
+    for name, used in (("max_wal_senders", len(target.senders)), ("max_replication_slots", len(target.slots))):
+        limit = int(target.settings.get(name, "0") or 0)
+        ours = {other.member.slot_name for other in topology.nodes}
+        foreign = used if name == "max_wal_senders" else len([slot for slot in target.slots if slot.name not in ours])
+        if limit and limit - foreign < needed:
+            found.append(
+                Blocker(
+                    "too_few_" + name[4:],
+                    target.host,
+                    "has too little room for the others to stream from it",
+                    "{0} = {1}, {2} in use".format(name, limit, foreign),
+                    "{0} free".format(needed),
+                    "Raise {0} there and restart it.".format(name),
+                )
+            )
+    return found
+
+
+def _source_blockers(source: Node, limits: Limits) -> List[Blocker]:
+    found: List[Blocker] = []
+    if source.archive_ready_files > limits.max_archive_ready_files:
+        found.append(
+            Blocker(
+                "archive_backlog",
+                source.host,
+                "WAL waits for the archiver, and a stop waits for it too",
+                "{0} files".format(source.archive_ready_files),
+                "at most {0}".format(limits.max_archive_ready_files),
+                "Mend archive_command or raise pg_max_archive_ready_files.",
+            )
+        )
+    if source.backup_in_progress:
+        found.append(Blocker("backup_running", source.host, "a base backup is running", "backup", "no backup", "Wait for it or stop it."))
+    if source.prepared_transactions:
+        found.append(
+            Blocker(
+                "prepared_transactions",
+                source.host,
+                "has prepared transactions",
+                str(source.prepared_transactions),
+                "0",
+                "COMMIT PREPARED or ROLLBACK PREPARED them (pg_prepared_xacts).",
+            )
+        )
+    if source.longest_transaction_seconds > limits.max_transaction_seconds:
+        found.append(
+            Blocker(
+                "long_transaction",
+                source.host,
+                "a transaction that a stop would abort is old",
+                "{0:.0f} s".format(source.longest_transaction_seconds),
+                "at most {0} s".format(limits.max_transaction_seconds),
+                "Let it end (pg_stat_activity) or raise pg_max_transaction_seconds.",
+            )
+        )
+    if not (source.data_checksums or source.wal_log_hints):
+        found.append(
+            Blocker(
+                "no_rewind", source.host, "could not be rewound later", "neither data checksums nor wal_log_hints", "one of them",
+                "Run initial_setup.yml.",
+            )
+        )
+    return found
+
+
+def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> List[Blocker]:
+    found: List[Blocker] = []
+    if source.server_version_num != target.server_version_num:
+        found.append(
+            Blocker(
+                "version_mismatch", target.host, "runs another PostgreSQL than {0}".format(source.host), str(target.server_version_num),
+                str(source.server_version_num), "Bring both to one minor version.",
+            )
+        )
+    names = {sender.application_name: sender for sender in source.senders}
+    sender = names.get(target.host)
+    if sender is None or sender.state != "streaming":
+        upstream = topology.upstream_of(target)
+        seen = sender.state if sender else "follows {0}".format(upstream.host if upstream else "nobody")
+        found.append(
+            Blocker("not_streaming", target.host, "does not stream from {0}".format(source.host), seen, "streaming", "Run start_new_standby.yml.")
+        )
+    behind = bytes_behind(target, source.current_lsn)
+    if behind is not None and behind > limits.max_lag_bytes:
+        found.append(
+            Blocker(
+                "lag", target.host, "its WAL is behind", "{0} bytes".format(behind), "at most {0}".format(limits.max_lag_bytes),
+                "Wait for replay or raise pg_max_lag_bytes.",
+            )
+        )
+    return found
+
+
+def _sibling_blockers(topology: Topology, source: Node, target: Node) -> List[Blocker]:
+    return [
+        Blocker(
+            "sibling_unreachable", node.host, "cannot be re-pointed to the new primary", node.problem or node.state, "reachable",
+            "Repair it, or take it out of the inventory.",
+        )
+        for node in topology.nodes
+        if node.host not in (source.host, target.host) and node.state == states.UNREACHABLE
+    ]
+
+
+def switchover_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> Tuple[Blocker, ...]:
+    """Return why `source` must not hand over to `target`; empty when nothing speaks against it.
+
+    Follows what `repmgr standby switchover` and `patronictl switchover` check before they touch anything.
+    """
+    found = list(promotion_blockers(topology, target.host))
+    found.extend(same_cluster_blockers(topology))
+    if target.is_running_standby:
+        found.extend(_pair_blockers(topology, source, target, limits))
+        found.extend(_capacity_blockers(topology, target))
+    found.extend(_source_blockers(source, limits))
+    found.extend(_sibling_blockers(topology, source, target))
+    unique = {(blocker.reason, blocker.host, blocker.observed): blocker for blocker in found}
+    return tuple(unique.values())
+
+
+def _without_primary(topology: Topology, pending: Optional[Node]) -> SwitchoverPlan:
+    if pending is not None:
+        return SwitchoverPlan(HAND_OVER, pending.host, pending.pending.target, (), ("an interrupted switchover is taken up again",))
+    return SwitchoverPlan(HAND_OVER, "", "", problems(topology))
+
+
+def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> SwitchoverPlan:
+    """Return what a switchover does now; `wanted` is the node to promote, empty for the best standby.
+
+    A hand-over that was interrupted is finished first, to the target that it had.
+    """
+    if wanted and topology.node(wanted) is None:
+        return SwitchoverPlan(HAND_OVER, "", wanted, promotion_blockers(topology, wanted))
+    pending = _pending(topology)
+    primary = topology.primary
+    if primary is None:
+        if len(topology.primaries) > 1:
+            return SwitchoverPlan(HAND_OVER, "", wanted, problems(topology))
+        return _without_primary(topology, pending)
+    if pending is not None and pending.pending.target == primary.host and wanted in ("", primary.host):
+        return SwitchoverPlan(FINISH, pending.host, primary.host)
+    if wanted == primary.host:
+        action = FINISH if problems(topology) else NOTHING
+        return SwitchoverPlan(action, "", primary.host)
+    able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
+    if pending is not None and pending.host == primary.host and not wanted:
+        wanted = pending.pending.target
+    target = topology.node(wanted) if wanted else (able[0] if able else None)
+    if target is None:
+        none = Blocker(
+            "no_candidate", topology.cluster, "no standby can take over",
+            "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.others(primary.host)) or "no other node",
+            "a running standby with pg_priority above 0", "Run start_new_standby.yml first.",
+        )
+        return SwitchoverPlan(HAND_OVER, primary.host, "", (none,))
+    return SwitchoverPlan(HAND_OVER, primary.host, target.host, switchover_blockers(topology, primary, target, limits))

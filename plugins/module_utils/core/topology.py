@@ -1,0 +1,275 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who is primary, who follows whom, and what is wrong with a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as nodes_module
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import contains, parse_history
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The nodes of one cluster as they were observed, in the inventory's order."""
+
+    cluster: str
+    nodes: Tuple[Node, ...]
+
+    def node(self, host: str) -> Optional[Node]:
+        """Return the node of that inventory name, None when the cluster has no such host."""
+        for node in self.nodes:
+            if node.host == host:
+                return node
+        return None
+
+    @property
+    def primaries(self) -> Tuple[Node, ...]:
+        """Every node that accepts writes."""
+        return tuple(node for node in self.nodes if node.is_running_primary)
+
+    @property
+    def primary(self) -> Optional[Node]:
+        """The node that accepts writes; None when there is none or more than one."""
+        return self.primaries[0] if len(self.primaries) == 1 else None
+
+    @property
+    def standbys(self) -> Tuple[Node, ...]:
+        """The running nodes that are in recovery."""
+        return tuple(node for node in self.nodes if node.is_running_standby)
+
+    def others(self, host: str) -> Tuple[Node, ...]:
+        """Every node but the named one."""
+        return tuple(node for node in self.nodes if node.host != host)
+
+    def by_endpoint(self, address: str, port: int) -> Optional[Node]:
+        """Return the node that peers reach at that address and port."""
+        for node in self.nodes:
+            if address and address in (node.member.address, node.host) and node.member.port == port:
+                return node
+        return None
+
+    def upstream_of(self, node: Node) -> Optional[Node]:
+        """Return the node that a standby streams from, or is configured to."""
+        if node.receiver.sender_host:
+            found = self.by_endpoint(node.receiver.sender_host, node.receiver.sender_port)
+            if found is not None:
+                return found
+        return self.by_endpoint(node.upstream.host, node.upstream.port)
+
+    def desired_upstream(self, node: Node, primary: Node) -> Node:
+        """Return where a standby should stream from when `primary` is the primary.
+
+        `pg_upstream` holds as long as that node is a running standby and does not itself follow this one; else the primary.
+        """
+        wanted = self.node(node.member.upstream) if node.member.upstream else None
+        if wanted is None or wanted.host in (node.host, primary.host) or not wanted.is_running_standby:
+            return primary
+        if self.follows(wanted, node, primary):
+            return primary
+        return wanted
+
+    def follows(self, node: Node, ancestor: Node, primary: Node) -> bool:
+        """Whether `node`, by the inventory's `pg_upstream`, hangs below `ancestor`."""
+        seen: List[str] = []
+        current: Optional[Node] = node
+        while current is not None and current.host not in seen and current.host != primary.host:
+            if current.host == ancestor.host:
+                return True
+            seen.append(current.host)
+            current = self.node(current.member.upstream) if current.member.upstream else None
+        return False
+
+
+def is_in_history_of(node: Node, primary: Node, position_lsn: str) -> bool:
+    """Whether a position on the node's timeline is in the past of the primary, so that the node can follow it.
+
+    The primary's own timeline has no end yet; on an older one the position must lie before the switch.
+    """
+    timeline = node.timeline or node.control_timeline
+    if not timeline or not primary.timeline:
+        return False
+    history = parse_history(primary.timeline_history) if primary.timeline_history else ()
+    return contains(history, primary.timeline, timeline, parse_lsn(position_lsn))
+
+
+def _primary_problems(topology: Topology) -> List[Blocker]:
+    primaries = topology.primaries
+    names = ", ".join(node.host for node in primaries)
+    if len(primaries) > 1:
+        return [
+            Blocker(
+                "two_primaries",
+                node.host,
+                "accepts writes beside another primary",
+                "primaries: " + names,
+                "one primary",
+                "Stop the one that is not on the newest timeline, then run start_new_standby.yml for it.",
+            )
+            for node in primaries
+        ]
+    if not primaries:
+        return [
+            Blocker(
+                "no_primary",
+                topology.cluster,
+                "no node accepts writes",
+                "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes),
+                "one primary",
+                "Run failover.yml, or initial_setup.yml when the cluster was never set up.",
+            )
+        ]
+    return []
+
+
+def _down_problem(node: Node) -> Optional[Blocker]:
+    if node.state == nodes_module.UNREACHABLE:
+        return Blocker(
+            "unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or its connection."
+        )
+    if node.state == nodes_module.ABSENT:
+        return Blocker("no_data", node.host, "has no server", "no data directory", "a standby", "Run initial_setup.yml.")
+    if node.state != nodes_module.RUNNING:
+        hint = "Run start_new_standby.yml."
+        return Blocker("not_running", node.host, "the server does not run", node.problem or node.state, "running", hint)
+    return None
+
+
+def standby_problem(topology: Topology, node: Node, primary: Node) -> Optional[Blocker]:
+    """Return what is wrong with a running standby of `primary`, None when it follows as it should."""
+    hint = "Run start_new_standby.yml."
+    if node.system_identifier != primary.system_identifier:
+        return Blocker(
+            "foreign_system",
+            node.host,
+            "belongs to another cluster",
+            "system identifier " + node.system_identifier,
+            primary.system_identifier,
+            "Check pg_address and pg_cluster_name of this host.",
+        )
+    wanted = topology.desired_upstream(node, primary)
+    followed = topology.upstream_of(node)
+    if followed is None or followed.host != wanted.host:
+        return Blocker(
+            "wrong_upstream",
+            node.host,
+            "follows the wrong server",
+            followed.host if followed else (node.receiver.sender_host or node.upstream.host or "nobody"),
+            wanted.host,
+            hint,
+        )
+    if not node.is_streaming:
+        return Blocker("not_streaming", node.host, "does not stream", node.receiver.status or "no WAL receiver", "streaming", hint)
+    if node.timeline != primary.timeline:
+        return Blocker("timeline", node.host, "is on another timeline", str(node.timeline), str(primary.timeline), hint)
+    return None
+
+
+def _slot_problems(topology: Topology, primary: Node) -> List[Blocker]:
+    found: List[Blocker] = []
+    for node in topology.standbys:
+        wanted = topology.desired_upstream(node, primary)
+        slot = {slot.name: slot for slot in wanted.slots}.get(node.member.slot_name)
+        if slot is None:
+            found.append(
+                Blocker(
+                    "slot_missing",
+                    wanted.host,
+                    "has no slot for {0}".format(node.host),
+                    "no slot",
+                    node.member.slot_name,
+                    "Run start_new_standby.yml.",
+                )
+            )
+        elif slot.wal_status == "lost":
+            found.append(
+                Blocker(
+                    "slot_lost", wanted.host, "lost the WAL of slot " + slot.name, "lost", "reserved", "Run start_new_standby.yml."
+                )
+            )
+    return found
+
+
+def stale_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ...]:
+    """Return the physical slots on `node` that belong to a member which does not stream from it.
+
+    Such a slot keeps WAL until the disk is full. Slots of other names are somebody else's and stay.
+    """
+    downstream = {
+        other.member.slot_name
+        for other in topology.nodes
+        if other.host not in (node.host, primary.host) and topology.desired_upstream(other, primary).host == node.host
+    }
+    ours = {other.member.slot_name for other in topology.nodes}
+    return tuple(
+        slot.name for slot in node.slots if slot.type == "physical" and slot.name in ours and slot.name not in downstream
+    )
+
+
+def wanted_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ...]:
+    """Return the physical slots that `node` needs for the members that should stream from it."""
+    return tuple(
+        other.member.slot_name
+        for other in topology.nodes
+        if other.host not in (node.host, primary.host) and topology.desired_upstream(other, primary).host == node.host
+    )
+
+
+def problems(topology: Topology, expected: Iterable[str] = ()) -> Tuple[Blocker, ...]:
+    """Return everything that is wrong with the cluster, the worst first; empty when it is healthy.
+
+    `expected` names the hosts whose absence is a problem (all of them when empty).
+    """
+    wanted = set(expected) or {node.host for node in topology.nodes}
+    found = _primary_problems(topology)
+    for node in topology.nodes:
+        problem = _down_problem(node)
+        if problem is not None and node.host in wanted:
+            found.append(problem)
+    primary = topology.primary
+    if primary is None:
+        return tuple(found)
+    for node in topology.standbys:
+        problem = standby_problem(topology, node, primary)
+        if problem is not None:
+            found.append(problem)
+        if node.replay_paused:
+            found.append(Blocker("replay_paused", node.host, "replay is paused", "paused", "running", "SELECT pg_wal_replay_resume();"))
+    found.extend(_slot_problems(topology, primary))
+    for node in topology.standbys:
+        for name in stale_slots(topology, node, primary):
+            found.append(
+                Blocker("slot_stale", node.host, "keeps WAL for a node that does not follow it", name, "no slot", "Run start_new_standby.yml.")
+            )
+    return tuple(found)
+
+
+def same_cluster_blockers(topology: Topology) -> Tuple[Blocker, ...]:
+    """Return a blocker for each node whose system identifier is not the others' (two clusters under one name)."""
+    primary = topology.primary
+    seen: Dict[str, List[str]] = {}
+    for node in topology.nodes:
+        if node.system_identifier:
+            seen.setdefault(node.system_identifier, []).append(node.host)
+    if len(seen) < 2:
+        return ()
+    right = primary.system_identifier if primary else max(seen, key=lambda key: len(seen[key]))
+    return tuple(
+        Blocker(
+            "foreign_system",
+            host,
+            "holds data of another cluster",
+            "system identifier " + identifier,
+            right,
+            "Check that this host belongs to cluster {0}.".format(topology.cluster),
+        )
+        for identifier, hosts in seen.items()
+        if identifier != right
+        for host in hosts
+    )

@@ -1,0 +1,27 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The fence: a server behind it accepts no writes and cannot be started read-write by mistake."""
+
+from __future__ import annotations
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+
+
+def is_fenced(server: Server) -> bool:
+    """Whether the server is down, would start as a standby, and carries the fence's note."""
+    if not server.exists():
+        return True
+    return not server.postmaster_pid() and server.standby_signal.exists() and bool(server.read_note("fenced"))
+
+
+def fence(server: Server) -> None:
+    """Arm first, then end the server: a start that slips in between already is a standby's.
+
+    The upstream is taken out, so that the fenced server does not follow anybody by itself until it is rejoined.
+    """
+    server.write_note("fenced", {"by": "pg_fence"})
+    server.write_standby_signal()
+    server.set_auto_conf({"primary_conninfo": None, "primary_slot_name": None})
+    if server.postmaster_pid():
+        server.kill()

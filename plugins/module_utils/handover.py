@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The planned hand-over, run on the primary's host in one process: between the stop and the promotion nothing else happens.
+
+check -> slots on the candidate -> CHECKPOINT -> arm the fence -> stop -> shutdown checkpoint -> the candidate has it -> promote.
+Until pg_promote is sent everything can be taken back, and the primary is; after it nothing is, because the candidate may
+become primary at any moment.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import await_primary, read_state, require_promotable
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError, deaf_to_hangups
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, point_at, wait_until_replayed
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """The terms of one hand-over; times in seconds."""
+
+    host_name: str
+    slot_name: str
+    candidate_slots: Tuple[str, ...]
+    max_lag_bytes: int
+    stop_timeout_seconds: float
+    catch_up_timeout_seconds: float
+    promote_timeout_seconds: float
+    start_timeout_seconds: float
+
+
+class NotTakenBack(ServerError):
+    """The hand-over failed after the promotion was asked for: the old primary stays fenced."""
+
+
+def require_candidate(server: Server, peer: Peer, *, system_identifier: str) -> None:
+    """Raise ServerError unless the candidate is this cluster's standby and would obey; changes nothing."""
+    with connect_replication(server, peer) as replication:
+        found = identify(replication)
+        if str(found.get("systemid")) != system_identifier:
+            raise ServerError(
+                "{0} belongs to another cluster".format(peer.name), reason="foreign_system", observed=str(found.get("systemid")),
+                required=system_identifier, hint="Check pg_address of {0}.".format(peer.name),
+            )
+    with connect_peer(server, peer) as session:
+        state = read_state(session)
+        if not state["in_recovery"]:
+            raise ServerError("{0} is not a standby".format(peer.name), reason="not_a_standby", observed="primary", required="standby")
+        require_promotable(state)
+        if not session.value("SELECT has_function_privilege('pg_promote(boolean, integer)', 'EXECUTE')"):
+            raise ServerError(
+                "{0} may not call pg_promote on {1}".format(peer.rewind_user, peer.name), reason="privilege", observed="no EXECUTE",
+                required="EXECUTE on pg_promote", hint="Run initial_setup.yml.",
+            )
+
+
+def _create_slots(server: Server, peer: Peer, names: Sequence[str]) -> Tuple[str, ...]:
+    """Make the slots that the others will need on the candidate; returns those that were missing."""
+    made = []
+    with connect_replication(server, peer) as replication:
+        for name in names:
+            try:
+                replication.rows('CREATE_REPLICATION_SLOT "{0}" PHYSICAL RESERVE_WAL'.format(name))
+                made.append(name)
+            except sql.SqlError as error:
+                if error.sqlstate != "42710":  # duplicate_object
+                    raise
+    return tuple(made)
+
+
+def _drop_slots(server: Server, peer: Peer, names: Sequence[str]) -> None:
+    with connect_replication(server, peer) as replication:
+        for name in names:
+            replication.rows('DROP_REPLICATION_SLOT "{0}"'.format(name))
+
+
+def _candidate_position(session: sql.Session) -> Tuple[int, int]:
+    row = session.row("SELECT pg_last_wal_receive_lsn()::text AS received, pg_last_wal_replay_lsn()::text AS replayed")
+    return parse_lsn(row["received"] or "0/0"), parse_lsn(row["replayed"] or "0/0")
+
+
+def _require_close(local: sql.Session, candidate: sql.Session, terms: HandOver, peer: Peer) -> None:
+    """Wait, before the window opens, until the candidate is within the allowed lag; raises ServerError."""
+    deadline = time.monotonic() + terms.catch_up_timeout_seconds
+    while True:
+        now = parse_lsn(str(local.value("SELECT pg_current_wal_lsn()::text")))
+        lag = now - min(_candidate_position(candidate))
+        if lag <= terms.max_lag_bytes:
+            return
+        if time.monotonic() > deadline:
+            raise ServerError(
+                "{0} does not catch up".format(peer.name), reason="lag", observed="{0} bytes behind".format(lag),
+                required="at most {0}".format(terms.max_lag_bytes), hint="Wait for replay or raise pg_max_lag_bytes.",
+            )
+        time.sleep(0.1)
+
+
+def _await_shutdown_checkpoint(candidate: sql.Session, checkpoint_lsn: str, terms: HandOver, peer: Peer) -> None:
+    """Wait until the candidate has received and replayed the whole shutdown checkpoint record; raises ServerError.
+
+    Both positions point behind the last record, so passing the record's start means having all of it.
+    """
+    wanted = parse_lsn(checkpoint_lsn)
+    deadline = time.monotonic() + terms.catch_up_timeout_seconds
+    while True:
+        received, replayed = _candidate_position(candidate)
+        if replayed > wanted:
+            return
+        if time.monotonic() > deadline:
+            raise ServerError(
+                "{0} did not get the shutdown checkpoint {1}".format(peer.name, checkpoint_lsn), reason="candidate_incomplete",
+                observed="received {0:X}, replayed {1:X}".format(received, replayed), required="past {0}".format(checkpoint_lsn),
+            )
+        time.sleep(POLL_SECONDS / 2)
+
+
+def _stop(server: Server, terms: HandOver) -> str:
+    """Stop the server fast and return where its shutdown checkpoint lies; raises ServerError unless it was clean."""
+    server.signal_stop(signal.SIGINT)
+    if not server.wait_stopped(timeout_seconds=terms.stop_timeout_seconds, poll_seconds=POLL_SECONDS / 2):
+        raise ServerError(
+            "the server did not stop within {0} s".format(terms.stop_timeout_seconds), reason="stop_timeout",
+            hint="A client, the archiver or a standby holds it up.",
+        )
+    control = server.control_data()
+    if control.cluster_state not in ("shut down", "shut down in recovery"):
+        raise ServerError("the server did not shut down cleanly", reason="unclean_stop", observed=control.cluster_state, required="shut down")
+    return control.checkpoint_lsn
+
+
+def _arm(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Optional[str]]:
+    """Make sure that whatever starts this server from now on starts a standby; returns what to put back."""
+    before = server.read_auto_conf()
+    server.write_note("pending", {"operation": "switchover", "source": terms.host_name, "target": peer.name, "phase": "armed"})
+    point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
+    return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")}
+
+
+def _take_back(server: Server, before: Dict[str, Optional[str]], terms: HandOver) -> None:
+    """Make the old primary the primary again: nothing was promoted, so nobody else can have written."""
+    server.remove_standby_signal()
+    server.set_auto_conf(before)
+    if server.postmaster_pid() and not server.wait_stopped(timeout_seconds=1):
+        server.kill()
+    if not server.postmaster_pid():
+        server.start(timeout_seconds=terms.start_timeout_seconds)
+    server.wait_for_sql(timeout_seconds=terms.start_timeout_seconds).close()
+    server.remove_note("pending")
+
+
+def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver) -> Dict[str, Any]:
+    """Stop here, promote there. The only code that runs while nobody accepts writes."""
+    opened = time.monotonic()
+    checkpoint_lsn = _stop(server, terms)
+    stopped = time.monotonic()
+    _await_shutdown_checkpoint(candidate, checkpoint_lsn, terms, peer)
+    caught_up = time.monotonic()
+    try:
+        candidate.rows("SELECT pg_promote(false)")
+        state = await_primary(candidate, timeout_seconds=terms.promote_timeout_seconds)
+    except (sql.SqlError, ServerError) as error:
+        raise NotTakenBack(
+            "{0} was told to promote and did not confirm it: {1}".format(peer.name, error.message), reason="promotion_unconfirmed",
+            observed=error.message, required="{0} accepts writes".format(peer.name),
+            hint="This server stays fenced (a standby), so no data can split. Run status.yml, then switchover.yml or failover.yml.",
+        ) from error
+    done = time.monotonic()
+    return {
+        "shutdown_checkpoint_lsn": checkpoint_lsn,
+        "timeline": state["timeline"],
+        "mark_lsn": state["position_lsn"],
+        "stop_seconds": round(stopped - opened, 3),
+        "catch_up_seconds": round(caught_up - stopped, 3),
+        "promote_seconds": round(done - caught_up, 3),
+        "window_seconds": round(done - opened, 3),
+    }
+
+
+def _return_as_standby(server: Server, result: Dict[str, Any], terms: HandOver) -> None:
+    """Start the old primary as a standby of the new one and wait until it has replayed the new timeline."""
+    if not server.postmaster_pid():
+        server.start(timeout_seconds=terms.start_timeout_seconds)
+    wait_until_replayed(
+        server, mark_lsn=result["mark_lsn"], timeline=result["timeline"], timeout_seconds=terms.start_timeout_seconds
+    )
+
+
+def hand_over(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Any]:
+    """Hand the primary role of this server to `peer`; returns times, LSNs and the new timeline. Raises ServerError.
+
+    A failure before the promotion leaves this server as primary, one after it leaves it fenced.
+    """
+    with server.connect() as local:
+        identifier = str(local.value("SELECT system_identifier::text FROM pg_control_system()"))
+        require_candidate(server, peer, system_identifier=identifier)
+        candidate = connect_peer(server, peer)
+        local.rows("CHECKPOINT", timeout_seconds=terms.stop_timeout_seconds)
+        _require_close(local, candidate, terms, peer)
+        made = _create_slots(server, peer, terms.candidate_slots)
+    with deaf_to_hangups(), candidate:
+        before = _arm(server, peer, terms)
+        try:
+            result = _window(server, peer, candidate, terms)
+        except NotTakenBack:
+            raise
+        except (sql.SqlError, ServerError) as error:
+            _undo(server, peer, before, made, terms)
+            raise ServerError(
+                "Switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message), reason=error.reason,
+                observed=error.observed, required=error.required, hint=error.hint or "Mend the cause and run switchover.yml again.",
+            ) from error
+        _return_as_standby(server, result, terms)
+        return result
+
+
+def _undo(server: Server, peer: Peer, before: Dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
+    _take_back(server, before, terms)
+    try:
+        _drop_slots(server, peer, made)
+    except (sql.SqlError, ServerError):
+        pass  # the candidate is away; max_slot_wal_keep_size bounds what these slots keep, and the next run drops them
+
+
+def resume(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Any]:
+    """Take up a hand-over that was cut off after the fence was armed: the server is down, or runs as a fenced standby."""
+    before: Dict[str, Optional[str]] = {"primary_conninfo": None, "primary_slot_name": None, "recovery_target_timeline": None}
+    with deaf_to_hangups():
+        try:
+            require_candidate(server, peer, system_identifier=server.control_data().system_identifier)
+            with connect_peer(server, peer) as candidate:
+                result = _window(server, peer, candidate, terms)
+        except NotTakenBack:
+            raise
+        except (sql.SqlError, ServerError) as error:
+            _take_back(server, before, terms)
+            raise ServerError(
+                "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message),
+                reason=error.reason, observed=error.observed, required=error.required, hint=error.hint,
+            ) from error
+        _return_as_standby(server, result, terms)
+        return result

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Making a new, empty server, or just the configuration of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import DEBIAN_ETC, Server, ServerError
+
+CREATECLUSTER = "/usr/bin/pg_createcluster"
+
+
+def is_debian_layout(server: Server) -> bool:
+    """Whether the configuration lies where Debian's tools put it."""
+    return Path(server.config_directory).parent.parent == Path(DEBIAN_ETC) and os.access(CREATECLUSTER, os.X_OK)
+
+
+def has_configuration(server: Server) -> bool:
+    """Whether the server's configuration is there, or comes with its data."""
+    return server.config_file.is_file() or not is_debian_layout(server)
+
+
+def _initdb_options(server: Server, encoding: str, locale: str) -> List[str]:
+    return [
+        "--data-checksums", "--auth-local=peer", "--auth-host=scram-sha-256", "--encoding={0}".format(encoding), "--locale={0}".format(locale),
+        "--username={0}".format(server.superuser),
+    ]
+
+
+def make_server(server: Server, *, encoding: str, locale: str) -> None:
+    """Make an empty server; raises ServerError. Peer authentication locally, SCRAM over TCP, data checksums on."""
+    server.program("initdb")
+    if is_debian_layout(server):
+        _createcluster(server, encoding, locale)
+        _close_replication(server)
+        return
+    parent = Path(server.data_directory).parent
+    if not parent.is_dir():
+        parent.mkdir(parents=True, mode=0o755)
+        server.own(parent)
+    server.run([server.program("initdb"), "-D", server.data_directory, *_initdb_options(server, encoding, locale)], timeout_seconds=300)
+    _close_replication(server)
+
+
+def _close_replication(server: Server) -> None:
+    """Take initdb's lines out that admit every role for replication from the loopback: only the peers stream."""
+    lines = server.hba_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.split()[:3] != ["host", "replication", "all"]]
+    server.write(server.hba_file, "".join(kept), mode=0o640)
+
+
+def _createcluster(server: Server, encoding: str, locale: str) -> None:
+    cluster = Path(server.config_directory).name
+    argv = [
+        CREATECLUSTER, "--port={0}".format(server.port), "--datadir={0}".format(server.data_directory), server.version, cluster, "--",
+        *_initdb_options(server, encoding, locale),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    if done.returncode != 0:
+        raise ServerError("pg_createcluster failed: {0}".format(done.stderr.strip()[-2000:]), reason="program_failed")
+
+
+def make_configuration(server: Server, *, encoding: str, locale: str) -> None:
+    """Make Debian's configuration directory for a server whose data will be a copy of its primary.
+
+    pg_createcluster cannot make one without data; the empty data that it makes is removed at once, it never ran.
+    """
+    existed = server.exists()
+    target = server
+    if existed:
+        target = Server(**{**server.__dict__, "data_directory": server.data_directory + ".empty"})
+    _createcluster(target, encoding, locale)
+    shutil.rmtree(target.data_directory)
+    if existed:
+        text = server.config_file.read_text(encoding="utf-8").replace(target.data_directory, server.data_directory)
+        server.write(server.config_file, text, mode=0o644)

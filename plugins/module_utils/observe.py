@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Everything that a decision needs from one server, running or not, as plain data (see core/node.py for the fields)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, Dict, Sequence
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql, wal_pages
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+
+SETTINGS = (
+    "archive_mode", "data_checksums", "hot_standby", "hot_standby_feedback", "listen_addresses", "max_connections",
+    "max_locks_per_transaction", "max_prepared_transactions", "max_replication_slots", "max_slot_wal_keep_size", "max_wal_senders",
+    "max_worker_processes", "password_encryption", "port", "primary_slot_name", "recovery_min_apply_delay", "shared_buffers",
+    "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level", "wal_log_hints",
+)
+
+COMMON = """
+SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS server_version_num,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+       (SELECT timeline_id FROM pg_control_checkpoint()) AS control_timeline,
+       (SELECT redo_lsn::text FROM pg_control_checkpoint()) AS redo_lsn,
+       (SELECT checkpoint_lsn::text FROM pg_control_checkpoint()) AS checkpoint_lsn,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS client_connections,
+       (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
+       (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name
+"""
+PRIMARY_ONLY = """
+SELECT pg_current_wal_lsn()::text AS current_lsn, ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int AS timeline,
+       (SELECT count(*) FROM pg_prepared_xacts) AS prepared_transactions,
+       (SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS longest_transaction_seconds,
+       EXISTS (SELECT FROM pg_stat_progress_basebackup) AS backup_in_progress
+"""
+STANDBY_ONLY = """
+SELECT pg_last_wal_receive_lsn()::text AS receive_lsn, pg_last_wal_replay_lsn()::text AS replay_lsn,
+       pg_is_wal_replay_paused() AS replay_paused,
+       (SELECT min_recovery_end_timeline FROM pg_control_recovery()) AS min_recovery_timeline,
+       extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float AS replay_age_seconds,
+       (SELECT setting::int FROM pg_settings WHERE name = 'recovery_min_apply_delay') AS replay_delay_ms
+"""
+RECEIVER = """
+SELECT status, coalesce(sender_host, '') AS sender_host, coalesce(sender_port, 0) AS sender_port,
+       coalesce(slot_name, '') AS slot_name, coalesce(received_tli, 0) AS received_timeline FROM pg_stat_wal_receiver
+"""
+SENDERS = """
+SELECT application_name, coalesce(client_addr::text, '') AS client_address, state, coalesce(sync_state, '') AS sync_state,
+       coalesce(sent_lsn::text, '') AS sent_lsn, coalesce(flush_lsn::text, '') AS flush_lsn, coalesce(replay_lsn::text, '') AS replay_lsn,
+       extract(epoch FROM replay_lag)::float AS replay_lag_seconds
+FROM pg_stat_replication ORDER BY application_name
+"""
+SLOTS = """
+SELECT slot_name::text AS name, slot_type AS type, active, temporary, coalesce(restart_lsn::text, '') AS restart_lsn,
+       coalesce(wal_status, '') AS wal_status, coalesce(plugin::text, '') AS plugin,
+       CASE WHEN restart_lsn IS NULL THEN 0
+            ELSE greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+                                             restart_lsn))::bigint END AS retained_bytes
+FROM pg_replication_slots ORDER BY slot_name
+"""
+ARCHIVER = """
+SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver
+"""
+
+
+def default_address() -> str:
+    """Return this host's address on its default route; no packet is sent. Empty when there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def _port_taken(port: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except PermissionError:
+            return ""
+        except OSError as error:
+            return "a listener that is not this server ({0})".format(error.strerror)
+    return ""
+
+
+def _free_bytes(path: str) -> int:
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def _directory_bytes(path: Path) -> int:
+    total = 0
+    for root, unused, names in os.walk(str(path)):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue  # a server deletes files while we look
+    return total
+
+
+def _upstream(settings: Dict[str, str]) -> Dict[str, Any]:
+    conninfo = settings.get("primary_conninfo", "")
+    found: Dict[str, Any] = {"slot_name": settings.get("primary_slot_name", "")}
+    if conninfo:
+        parsed = parse_conninfo(conninfo)
+        found.update(host=parsed.get("host", ""), user=parsed.get("user", ""), application_name=parsed.get("application_name", ""))
+        # Another tool may have left several hosts here; the first one stands for them.
+        port = parsed.get("port", "").split(",")[0]
+        found["port"] = int(port) if port.isdigit() else 5432
+    return found
+
+
+def observe_files(server: Server) -> Dict[str, Any]:
+    """Return what the files say of a server; it need not run."""
+    control = server.control_data()
+    wal = server.data("pg_wal")
+    timeline = max(control.checkpoint_timeline, control.min_recovery_timeline, wal_pages.newest_timeline(wal))
+    history = server.data("pg_wal", "{0:08X}.history".format(timeline))
+    down_cleanly = control.cluster_state in ("shut down", "shut down in recovery")
+    signal_file = server.standby_signal.exists() or server.data("recovery.signal").exists()
+    return {
+        "state": states.STOPPED if down_cleanly else states.CRASHED,
+        "role": states.STANDBY if signal_file else states.PRIMARY,
+        "major": int(server.data("PG_VERSION").read_text(encoding="utf-8").strip()),
+        "system_identifier": control.system_identifier,
+        "timeline": timeline,
+        "control_timeline": control.checkpoint_timeline,
+        "control_state": control.cluster_state,
+        "checkpoint_lsn": control.checkpoint_lsn,
+        "redo_lsn": control.redo_lsn,
+        "min_recovery_lsn": control.min_recovery_lsn,
+        "wal_end_lsn": wal_pages.wal_end(wal, parse_lsn(control.redo_lsn), control.wal_segment_bytes) or "",
+        "oldest_wal_lsn": format_lsn(wal_pages.oldest_position(wal, control.wal_segment_bytes)),
+        "timeline_history": history.read_text(encoding="utf-8") if history.is_file() else "",
+        "standby_signal": signal_file,
+        "data_checksums": control.data_checksums,
+        "wal_log_hints": control.wal_log_hints,
+        "upstream": _upstream(server.read_auto_conf()),
+    }
+
+
+def _setting_values(session: sql.Session) -> Dict[str, Any]:
+    settings = session.dicts("SELECT name, setting, pending_restart FROM pg_settings WHERE name = ANY(%s)", [list(SETTINGS)])
+    return {
+        "settings": {row["name"]: row["setting"] for row in settings},
+        "pending_restart": [row[0] for row in session.rows("SELECT name FROM pg_settings WHERE pending_restart ORDER BY 1")],
+        "data_checksums": any(row["name"] == "data_checksums" and row["setting"] == "on" for row in settings),
+        "wal_log_hints": any(row["name"] == "wal_log_hints" and row["setting"] == "on" for row in settings),
+    }
+
+
+def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) -> Dict[str, Any]:
+    """Return what a running server says of itself."""
+    found: Dict[str, Any] = {"state": states.RUNNING, **session.row(COMMON), **_setting_values(session)}
+    in_recovery = bool(found.pop("in_recovery"))
+    found["role"] = states.STANDBY if in_recovery else states.PRIMARY
+    found["major"] = found["server_version_num"] // 10000
+    found["roles"] = [row[0] for row in session.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1", [list(roles)])]
+    found["senders"] = session.dicts(SENDERS)
+    found["slots"] = session.dicts(SLOTS)
+    found["archive_failing"] = bool(session.value(ARCHIVER))
+    found.update(session.row(STANDBY_ONLY if in_recovery else PRIMARY_ONLY))
+    if in_recovery:
+        found["receiver"] = session.row(RECEIVER)
+        known = (found["control_timeline"], found.pop("min_recovery_timeline") or 0, found["receiver"].get("received_timeline", 0))
+        found["timeline"] = max(known)
+    return found
+
+
+def _add_files_of_running(server: Server, found: Dict[str, Any]) -> None:
+    """Add what only the files of a running server tell."""
+    segment_bytes, name = found.pop("segment_bytes"), found.pop("oldest_wal_name")
+    found["oldest_wal_lsn"] = _segment_start(name, segment_bytes) if name else ""
+    history = server.data("pg_wal", "{0:08X}.history".format(found["timeline"]))
+    found["timeline_history"] = history.read_text(encoding="utf-8") if history.is_file() else ""
+    found["standby_signal"] = server.standby_signal.exists()
+    found["upstream"] = _upstream(server.read_auto_conf())
+
+
+def _segment_start(name: str, segment_bytes: int) -> str:
+    return format_lsn(int(name[8:16], 16) * 0x100000000 + int(name[16:24], 16) * segment_bytes)
+
+
+def _observe_server(server: Server, roles: Sequence[str]) -> Dict[str, Any]:
+    """Return the state of a server that has a data directory."""
+    if not server.postmaster_pid():
+        return observe_files(server)
+    try:
+        with server.connect() as session:
+            found = observe_running(server, session, roles)
+    except sql.SqlError as error:
+        starting = error.sqlstate == "57P03" or "starting up" in error.message
+        state = states.STARTING if starting else states.UNRESPONSIVE
+        return {**observe_files(server), "state": state, "problem": error.message}
+    _add_files_of_running(server, found)
+    return found
+
+
+def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -> Dict[str, Any]:
+    """Return everything that is known of the server on this host; raises PgOpsError only when its files cannot be read.
+
+    `roles` are the database roles whose existence is asked for; with `sizes` the data directory is measured.
+    """
+    found: Dict[str, Any] = {
+        "address": default_address(),
+        "installed_major": int(server.version) if server.version.isdigit() else 0,
+        "disk_free_bytes": _free_bytes(server.data_directory),
+        "pending": server.read_note("pending"),
+        "fenced": bool(server.read_note("fenced")),
+        "rewind_unfinished": bool(server.read_note("rewind")),
+    }
+    if not server.exists():
+        return {**found, "state": states.ABSENT, "port_taken_by": _port_taken(server.port)}
+    found.update(_observe_server(server, roles))
+    found["archive_ready_files"] = len(list(server.data("pg_wal", "archive_status").glob("*.ready")))
+    if sizes:
+        found["data_bytes"] = _directory_bytes(server.data())
+    if not server.postmaster_pid():
+        found["port_taken_by"] = _port_taken(server.port)
+    return found
+
+
+def paths_of(server: Server) -> Dict[str, str]:
+    """Return where the server's files are, for tasks that edit them."""
+    return {
+        "version": server.version,
+        "bin_directory": server.bin_directory,
+        "data_directory": server.data_directory,
+        "config_directory": server.config_directory,
+        "config_file": str(server.config_file),
+        "hba_file": str(server.hba_file),
+        "include_directory": str(Path(server.config_directory, "conf.d")),
+        "state_directory": server.state_directory,
+        "passfile": str(server.passfile),
+        "socket_directory": server.socket_directory,
+        "service_name": server.service_name,
+        "log_file": server.log_file,
+    }
+

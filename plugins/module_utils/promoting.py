@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Promotion of the standby on this host."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, Sequence
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotWish, apply_slots, plan_slots, read_slots
+
+STATE = """
+SELECT pg_is_in_recovery() AS in_recovery, pg_is_in_recovery() AND pg_is_wal_replay_paused() AS paused,
+       CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_lsn() END::text AS position_lsn,
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS timeline
+"""
+
+
+def read_state(session: sql.Session) -> Dict[str, Any]:
+    """Return whether the server is in recovery, where it is, and its timeline once it writes."""
+    row = session.row(STATE)
+    return {**row, "timeline": int(row["timeline"], 16) if row["timeline"] else 0}
+
+
+def require_promotable(state: Dict[str, Any]) -> None:
+    """Raise ServerError when replay is paused: the promotion would end recovery before everything received was replayed."""
+    if state["paused"]:
+        raise ServerError(
+            "replay is paused", reason="replay_paused", observed="paused", required="running", hint="Run SELECT pg_wal_replay_resume() first."
+        )
+
+
+def await_primary(session: sql.Session, *, timeout_seconds: float) -> Dict[str, Any]:
+    """Wait until the server that was asked to promote accepts writes; raises ServerError at the deadline."""
+    deadline = time.monotonic() + timeout_seconds
+    while session.value("SELECT pg_is_in_recovery()"):
+        if time.monotonic() > deadline:
+            raise ServerError(
+                "the promotion did not end within {0} s".format(timeout_seconds), reason="promotion_timeout", observed="in recovery",
+                required="accepting writes", hint="Look at the server's log; it may still become primary.",
+            )
+        time.sleep(POLL_SECONDS / 2)
+    return read_state(session)
+
+
+def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str], timeout_seconds: float) -> Dict[str, Any]:
+    """Promote this server and return its state as primary. Slots are made first, so that no WAL the others need goes.
+
+    pg_promote() is told not to wait, because it looks only ten times a second; we look more often.
+    """
+    plan = plan_slots(read_slots(session), [SlotWish(name) for name in slots], [])
+    apply_slots(session, plan)
+    session.rows("SELECT pg_promote(false)")
+    state = await_primary(session, timeout_seconds=timeout_seconds)
+    server.remove_note("fenced")
+    return state
+
+
+def checkpoint(session: sql.Session, *, timeout_seconds: float) -> None:
+    """Write a checkpoint now: only then does the control file name the new timeline, which pg_rewind compares."""
+    session.rows("CHECKPOINT", timeout_seconds=timeout_seconds)

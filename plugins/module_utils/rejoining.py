@@ -1,0 +1,247 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bringing a server back as a standby of the present primary: start, rewind or re-clone, with a report of what is lost first."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import CloneTerms, clone, finish_interrupted, restore_node_files, save_node_files, utc_stamp
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, point_at, timeline_history, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
+
+# A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
+MAX_KEPT_SEGMENTS = 64
+RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*?desc: (.*)$")
+RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
+COMMITTED_AT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+)")
+
+
+@dataclass(frozen=True)
+class RejoinTerms:
+    """How a node is brought back; times in seconds. `oldest_wal_lsn`: where the WAL that the primary still has begins."""
+
+    host_name: str
+    slot_name: str
+    oldest_wal_lsn: str
+    start_timeout_seconds: float
+    rewind_timeout_seconds: float
+    clone_timeout_seconds: float
+    max_rate: str = ""
+
+
+def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> Tuple[Node, str]:
+    """Return the present primary as a node, and a mark: an LSN that a standby must replay to prove that it follows.
+
+    Raises ServerError when the peer is no primary, or has not yet written the checkpoint of its promotion: before that its
+    control file names the old timeline, pg_rewind sees 'no rewind required', and the rewound server would fork.
+    """
+    with connect_replication(server, peer) as replication:
+        found = identify(replication)
+        history = timeline_history(replication, int(found["timeline"]))
+    with connect_peer(server, peer) as session:
+        row = session.row(
+            "SELECT pg_is_in_recovery() AS in_recovery, (SELECT timeline_id FROM pg_control_checkpoint()) AS control_timeline,"
+            " current_setting('server_version_num')::int AS version"
+        )
+        if row["in_recovery"]:
+            raise ServerError("{0} is not primary".format(peer.name), reason="no_primary", observed="standby", required="primary")
+        mark = str(session.value("SELECT pg_current_wal_lsn()::text"))
+    if int(row["control_timeline"]) != int(found["timeline"]):
+        raise ServerError(
+            "{0} has not written the checkpoint of its promotion".format(peer.name), reason="no_checkpoint",
+            observed="control file on timeline {0}".format(row["control_timeline"]), required="timeline {0}".format(found["timeline"]),
+            hint="Run CHECKPOINT on {0}, then repeat.".format(peer.name),
+        )
+    node = Node(
+        Member(peer.name, address=peer.address, port=peer.port), state=RUNNING, role=PRIMARY, major=int(row["version"]) // 10000,
+        system_identifier=str(found["systemid"]), timeline=int(found["timeline"]), control_timeline=int(row["control_timeline"]),
+        current_lsn=mark, timeline_history=history, oldest_wal_lsn=oldest_wal_lsn,
+    )
+    return node, mark
+
+
+def observe_here(server: Server, terms: RejoinTerms) -> Node:
+    """Return this server as a node."""
+    return node_from_mapping(Member(terms.host_name, port=server.port), observe(server))
+
+
+def plan(here: Node, primary: Node) -> decisions.RejoinPlan:
+    """Return what is done with this server; the same plan for check mode and for the real run."""
+    return decisions.plan_rejoin(Topology("", (primary, here)), here)
+
+
+def lost_transactions(server: Server, *, timeline: int, fork_lsn: str) -> List[Dict[str, Any]]:
+    """Return the transactions that committed here behind the fork: xid, LSN, time, touched relations (tablespace/database/file)."""
+    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", fork_lsn]
+    # pg_waldump ends with an error where the WAL ends; that is the end we look for.
+    done = server.run(argv, timeout_seconds=600, check=False)
+    touched: Dict[str, List[str]] = {}
+    found: List[Dict[str, Any]] = []
+    for line in done.stdout.splitlines():
+        match = RECORD.match(line)
+        if not match or match.group(2) == "0":
+            continue
+        manager, xid, lsn, description = match.groups()
+        for relation in RELATION.findall(description):
+            if relation not in touched.setdefault(xid, []):
+                touched[xid].append(relation)
+        if manager == "Transaction" and description.startswith(("COMMIT", "COMMIT_PREPARED")):
+            at = COMMITTED_AT.search(description)
+            found.append({"xid": int(xid), "lsn": lsn, "committed_at": at.group(1) if at else "", "relations": touched.get(xid, [])})
+    return found
+
+
+def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:
+    """Copy the WAL segments from the fork on into the report; returns how many."""
+    start = parse_lsn(fork_lsn)
+    directory.mkdir(mode=0o700)
+    server.own(directory)
+    count = 0
+    for position, paths in sorted(segment_positions(server.data("pg_wal"), segment_bytes).items()):
+        if position + segment_bytes <= start or count >= MAX_KEPT_SEGMENTS:
+            continue
+        shutil.copy2(str(paths[0]), str(directory / paths[0].name))
+        server.own(directory / paths[0].name)
+        count += 1
+    return count
+
+
+def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> Dict[str, Any]:
+    """Write what will be lost into the state directory before anything is thrown away; returns path and count."""
+    server.ensure_state_directory()
+    transactions = lost_transactions(server, timeline=here.timeline, fork_lsn=fork_lsn)
+    name = "{0}-lost-transactions".format(utc_stamp())
+    segments = 0
+    if transactions:
+        segments = _keep_wal(server, server.state("reports", name + ".wal"), fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
+    report = {
+        "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
+        "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": transactions,
+    }
+    path = server.state("reports", name + ".json")
+    server.write(path, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    return {"report": str(path), "lost_transactions": len(transactions)}
+
+
+def _recover_alone(server: Server, *, timeout_seconds: float) -> None:
+    """Let a crashed server end its crash recovery in single-user mode, because pg_rewind wants a clean shutdown.
+
+    standby.signal must be away for it: single-user mode refuses to run as a standby. The fence note stays meanwhile.
+    """
+    server.remove_standby_signal()
+    try:
+        server.run(
+            [server.program("postgres"), "--single", "-F", "-D", server.data_directory, "-c", "config_file={0}".format(server.config_file),
+             "-c", "archive_mode=off", "template1"],
+            timeout_seconds=timeout_seconds,
+        )
+    finally:
+        server.write_standby_signal()
+
+
+def _require_clean(server: Server, terms: RejoinTerms) -> None:
+    if server.control_data().cluster_state not in ("shut down", "shut down in recovery"):
+        _recover_alone(server, timeout_seconds=terms.rewind_timeout_seconds)
+
+
+def _rewind(server: Server, peer: Peer, terms: RejoinTerms) -> None:
+    """Run pg_rewind. A note stays if it dies: its target then has files of two servers and must never be started."""
+    save_node_files(server)
+    source = format_conninfo(
+        {
+            "host": peer.address, "port": str(peer.port), "user": peer.rewind_user, "dbname": server.database,
+            "passfile": str(server.passfile), "connect_timeout": "5",
+        }
+    )
+    server.write_note("rewind", {"source": peer.name, "started": utc_stamp()})
+    server.run(
+        [server.program("pg_rewind"), "-D", server.data_directory, "--source-server", source, "--no-ensure-shutdown"],
+        timeout_seconds=terms.rewind_timeout_seconds,
+    )
+    restore_node_files(server, server.data())
+
+
+def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str) -> None:
+    point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
+    if server.postmaster_pid():
+        server.reload()
+    else:
+        server.start(timeout_seconds=terms.start_timeout_seconds)
+    wait_until_replayed(server, mark_lsn=mark, timeline=primary.timeline, timeout_seconds=terms.start_timeout_seconds)
+
+
+def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> Dict[str, Any]:
+    if server.postmaster_pid():
+        server.stop(timeout_seconds=terms.start_timeout_seconds)
+    return clone(
+        server, peer,
+        CloneTerms(terms.host_name, terms.slot_name, max_rate=terms.max_rate, timeout_seconds=terms.clone_timeout_seconds),
+    )
+
+
+def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node) -> Dict[str, Any]:
+    """Rewind or re-clone, the report first; a rewind that cannot be done becomes a re-clone."""
+    result: Dict[str, Any] = {}
+    if server.postmaster_pid():
+        server.stop(timeout_seconds=terms.start_timeout_seconds)
+    # Before crash recovery: its checkpoint may recycle segments that the report reads.
+    if chosen.fork_lsn and not here.rewind_unfinished:
+        result.update(write_report(server, here, primary, chosen.fork_lsn))
+    if chosen.action == decisions.REWIND:
+        try:
+            _require_clean(server, terms)
+            _rewind(server, peer, terms)
+            return result
+        except ServerError as error:
+            result["rewind_failed"] = error.message
+            result["action"] = decisions.RECLONE
+    result.update(_reclone(server, peer, terms))
+    return result
+
+
+def rejoin(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str) -> Dict[str, Any]:
+    """Carry the plan out and prove it: the server streams and has replayed the mark. Raises ServerError or SqlError."""
+    started = time.monotonic()
+    result: Dict[str, Any] = {"action": chosen.action}
+    if finish_interrupted(server) is not None:
+        here = observe_here(server, terms)
+        chosen = plan(here, primary)
+        result["action"] = chosen.action
+    server.write_note("fenced", {"by": "pg_rejoin"})
+    if chosen.action in (decisions.REWIND, decisions.RECLONE):
+        result.update(_throw_away(server, peer, terms, chosen, here, primary))
+    _start_and_prove(server, peer, terms, primary, mark)
+    for name in ("rewind", "fenced"):
+        server.remove_note(name)
+    result["seconds"] = round(time.monotonic() - started, 3)
+    return result
+
+
+def mapping_of(chosen: decisions.RejoinPlan) -> Dict[str, Any]:
+    """Return the plan as plain data."""
+    return {"action": chosen.action, "why": chosen.why, "fork_lsn": chosen.fork_lsn, "blockers": [b.as_result() for b in chosen.blockers]}
+
+
+def refused(chosen: decisions.RejoinPlan) -> Optional[ServerError]:
+    """Return the plan's refusal as an error, None when it refuses nothing."""
+    if chosen.action != decisions.REFUSE:
+        return None
+    if not chosen.blockers:
+        return ServerError(chosen.why, reason="refused")
+    first = chosen.blockers[0]
+    return ServerError(first.message, reason=first.reason, observed=first.observed, required=first.required, hint=first.hint)

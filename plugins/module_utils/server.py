@@ -1,0 +1,463 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One PostgreSQL server on this host: its paths, its files, its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import parse_conf, set_conf
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import ControlData, parse_control_data
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PLATFORM_MAJORS
+
+DEBIAN_BIN = "/usr/lib/postgresql"
+DEBIAN_ETC = "/etc/postgresql"
+DEBIAN_DATA = "/var/lib/postgresql"
+POLL_SECONDS = 0.01
+
+
+class ServerError(PgOpsError):
+    """A server's program failed, or the server is not where it must be."""
+
+    def __init__(self, message: str, *, reason: str = "server", observed: str = "", required: str = "", hint: str = "") -> None:
+        super().__init__(message, reason=reason, observed=observed, required=required, hint=hint)
+
+
+def platform_major() -> str:
+    """Return the major version that this host's distribution installs; empty when unknown."""
+    try:
+        text = Path("/etc/os-release").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    names = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
+    return str(PLATFORM_MAJORS.get(names.get("VERSION_CODENAME", ""), ""))
+
+
+def _newest(pattern_root: str, tail: str) -> str:
+    found = [path.relative_to(pattern_root).parts[0] for path in Path(pattern_root).glob("*/" + tail)]
+    majors = sorted((int(name) for name in found if name.isdigit()), reverse=True)
+    return str(majors[0]) if majors else ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server lives and how it is started. All paths are absolute; the state directory is ours."""
+
+    version: str
+    bin_directory: str
+    data_directory: str
+    config_directory: str
+    state_directory: str
+    log_file: str
+    owner: str
+    service_manager: str
+    service_name: str
+    superuser: str
+    database: str
+    port: int
+    socket_directory: str
+    timeout_seconds: float
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Server":
+        """Return the server that the module's options name; empty ones are filled in from the platform."""
+        cluster = params["debian_cluster"]
+        version = params["version"] or _newest(DEBIAN_ETC, cluster) or platform_major() or _newest(DEBIAN_BIN, "bin/postgres")
+        etc = "{0}/{1}/{2}".format(DEBIAN_ETC, version, cluster)
+        data = params["data_directory"]
+        debian = not data
+        if debian:
+            data = "{0}/{1}/{2}".format(DEBIAN_DATA, version, cluster)
+            with contextlib.suppress(OSError):
+                data = parse_conf(read_verbatim(Path(etc, "postgresql.conf"))).get("data_directory", data)
+        return cls(
+            version=version,
+            bin_directory=params["bin_directory"] or "{0}/{1}/bin".format(DEBIAN_BIN, version),
+            data_directory=data,
+            config_directory=params["config_directory"] or (etc if debian else data),
+            state_directory=params["state_directory"] or data + ".pg_ops",
+            log_file=params["log_file"] or data + ".log",
+            owner=params["owner"],
+            service_manager=params["service_manager"],
+            service_name=params["service_name"] or "postgresql@{0}-{1}".format(version, cluster),
+            superuser=params["login_user"],
+            database=params["login_db"],
+            port=params["login_port"],
+            socket_directory=params["login_unix_socket"] or "/var/run/postgresql",
+            timeout_seconds=params["connect_timeout_seconds"],
+        )
+
+    # -- paths ---------------------------------------------------------------------------------------------------------
+
+    def data(self, *parts: str) -> Path:
+        """Return a path below the data directory."""
+        return Path(self.data_directory, *parts)
+
+    def state(self, *parts: str) -> Path:
+        """Return a path below the state directory."""
+        return Path(self.state_directory, *parts)
+
+    @property
+    def config_file(self) -> Path:
+        """The server's postgresql.conf."""
+        return Path(self.config_directory, "postgresql.conf")
+
+    @property
+    def hba_file(self) -> Path:
+        """The server's pg_hba.conf."""
+        return Path(self.config_directory, "pg_hba.conf")
+
+    @property
+    def passfile(self) -> Path:
+        """The passfile with the passwords for the peers (mode 0600, the server user's)."""
+        return self.state("passfile")
+
+    @property
+    def config_is_in_data(self) -> bool:
+        """Whether a copy of the data directory would bring another node's configuration along."""
+        return Path(self.config_directory).resolve() == Path(self.data_directory).resolve()
+
+    def program(self, name: str) -> str:
+        """Return the path of one of PostgreSQL's programs; raises ServerError when it is not installed."""
+        path = os.path.join(self.bin_directory, name)
+        if not os.access(path, os.X_OK):
+            raise ServerError(
+                "PostgreSQL's program {0} is not installed".format(name), reason="program_missing", observed=path,
+                hint="Run initial_setup.yml or set pg_bin_directory.",
+            )
+        return path
+
+    def exists(self) -> bool:
+        """Whether there is a data directory with a server in it."""
+        return self.data("PG_VERSION").is_file()
+
+    # -- the account ---------------------------------------------------------------------------------------------------
+
+    def account(self) -> Optional[pwd.struct_passwd]:
+        """Return the operating system account of the server; None when it does not exist yet."""
+        try:
+            return pwd.getpwnam(self.owner)
+        except KeyError:
+            return None
+
+    def _switch(self) -> Dict[str, Any]:
+        """Return the arguments that make a child process run as the server's account; ours must be root or that account."""
+        account = self.account()
+        if account is None:
+            raise ServerError("there is no account {0}".format(self.owner), reason="no_account", hint="Install PostgreSQL or set pg_owner.")
+        if os.geteuid() == account.pw_uid:
+            return {}
+        if os.geteuid() != 0:
+            raise ServerError(
+                "this must run as root or as {0}".format(self.owner), reason="wrong_account",
+                observed=pwd.getpwuid(os.geteuid()).pw_name, hint="Set become for this host.",
+            )
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float, check: bool = True, stdin: str = "", environment: Optional[Mapping[str, str]] = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a program as the server's account with LC_ALL=C; raises ServerError when it fails or does not end in time."""
+        account = self.account()
+        env = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "HOME": account.pw_dir if account else "/", **(environment or {})}
+        try:
+            done = subprocess.run(
+                list(argv), input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False,
+                cwd="/", env=env, **self._switch(),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ServerError(
+                "{0} did not end within {1} s".format(os.path.basename(argv[0]), timeout_seconds), reason="program_timeout"
+            ) from error
+        if check and done.returncode != 0:
+            raise ServerError(
+                "{0} failed: {1}".format(os.path.basename(argv[0]), (done.stderr or done.stdout).strip()[-2000:]),
+                reason="program_failed", observed="rc {0}".format(done.returncode),
+            )
+        return done
+
+    def own(self, path: Path) -> None:
+        """Give a file to the server's account when we are root."""
+        account = self.account()
+        if os.geteuid() == 0 and account is not None:
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+    def ensure_state_directory(self) -> None:
+        """Create the state directory, readable by the server's account only."""
+        for path in (self.state(), self.state("reports")):
+            if not path.is_dir():
+                path.mkdir(mode=0o700, parents=True)
+                self.own(path)
+
+    def write(self, path: Path, text: str, *, mode: int = 0o600) -> None:
+        """Write a file of the server durably: a new file, flushed, then renamed over the old one."""
+        handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=".pg_ops.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, mode)
+            self.own(Path(name))
+            os.replace(name, str(path))
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        sync_directory(path.parent)
+
+    # -- notes that outlive a run ------------------------------------------------------------------------------------------
+
+    def read_note(self, name: str) -> Dict[str, Any]:
+        """Return a note from the state directory; empty when there is none."""
+        try:
+            found = json.loads(self.state(name + ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_note(self, name: str, note: Mapping[str, Any]) -> None:
+        """Keep a note in the state directory until it is removed; a run that starts again finds it."""
+        self.ensure_state_directory()
+        self.write(self.state(name + ".json"), json.dumps(dict(note), sort_keys=True) + "\n")
+
+    def remove_note(self, name: str) -> bool:
+        """Remove a note; returns whether there was one."""
+        try:
+            self.state(name + ".json").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    # -- what the files say --------------------------------------------------------------------------------------------
+
+    def control_data(self) -> ControlData:
+        """Return what pg_controldata prints of the data directory; raises ServerError or ControlDataError."""
+        done = self.run([self.program("pg_controldata"), "-D", self.data_directory], timeout_seconds=30)
+        # 17 and later warn of a corrupt file on stderr only.
+        return parse_control_data(done.stdout + done.stderr)
+
+    @property
+    def auto_conf(self) -> Path:
+        """The file that ALTER SYSTEM writes; it wins over every other configuration file."""
+        return self.data("postgresql.auto.conf")
+
+    def read_auto_conf(self) -> Dict[str, str]:
+        """Return the settings in postgresql.auto.conf."""
+        return parse_conf(read_verbatim(self.auto_conf))
+
+    def set_auto_conf(self, settings: Mapping[str, Optional[str]]) -> bool:
+        """Set or remove (None) entries of postgresql.auto.conf; returns whether the file changed.
+
+        The file works the same for a running and for a stopped server, so that there is one path for both.
+        """
+        before = read_verbatim(self.auto_conf)
+        after = set_conf(before, dict(settings))
+        if after == before:
+            return False
+        self.write(self.auto_conf, after)
+        return True
+
+    @property
+    def standby_signal(self) -> Path:
+        """The file that makes a server start as a standby."""
+        return self.data("standby.signal")
+
+    def write_standby_signal(self) -> bool:
+        """Make sure that the next start is a standby's; returns whether the file was missing."""
+        if self.standby_signal.exists():
+            return False
+        self.write(self.standby_signal, "")
+        return True
+
+    def remove_standby_signal(self) -> bool:
+        """Let the next start open read-write; returns whether the file was there."""
+        try:
+            self.standby_signal.unlink()
+        except FileNotFoundError:
+            return False
+        sync_directory(self.data())
+        return True
+
+    # -- processes -----------------------------------------------------------------------------------------------------
+
+    def postmaster_pid(self) -> int:
+        """Return the process id of the running postmaster of this data directory; 0 when there is none."""
+        try:
+            pid = int(self.data("postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+        except (OSError, ValueError):
+            return 0
+        return pid if self._is_postmaster(pid) else 0
+
+    def _is_postmaster(self, pid: int) -> bool:
+        """Whether that process works in our data directory: a stale postmaster.pid may name a stranger."""
+        try:
+            with open("/proc/{0}/stat".format(pid), encoding="utf-8", errors="replace") as stream:
+                if stream.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return False
+            return os.path.realpath("/proc/{0}/cwd".format(pid)) == os.path.realpath(self.data_directory)
+        except (OSError, IndexError):
+            return False
+
+    def _systemctl(self, *words: str, timeout_seconds: float) -> None:
+        argv = ["systemctl", *words, self.service_name]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+        if done.returncode != 0:
+            raise ServerError(
+                "{0} failed: {1}".format(" ".join(argv), done.stderr.strip()), reason="service_failed",
+                observed="rc {0}".format(done.returncode), hint="Look at: journalctl -u {0} -n 50".format(self.service_name),
+            )
+
+    def start(self, *, timeout_seconds: float = 60) -> None:
+        """Start the server through its service manager and wait until it is up; raises ServerError with the log's end."""
+        if self.service_manager == "systemd":
+            try:
+                self._systemctl("reset-failed", timeout_seconds=20)
+            except ServerError:
+                pass  # nothing had failed
+            self._systemctl("start", timeout_seconds=timeout_seconds)
+            return
+        argv = [
+            self.program("pg_ctl"), "start", "-w", "-s", "-t", str(int(timeout_seconds)), "-D", self.data_directory, "-l", self.log_file,
+            "-o", "-c config_file={0}".format(self.config_file),
+        ]
+        try:
+            self.run(argv, timeout_seconds=timeout_seconds + 5)
+        except ServerError as error:
+            raise ServerError(
+                "the server on port {0} did not start: {1}".format(self.port, self.log_end()), reason="start_failed",
+                hint="Look at {0}.".format(self.log_file),
+            ) from error
+
+    def log_end(self, lines: int = 8) -> str:
+        """Return the last lines of the server's log, joined by ' | '."""
+        try:
+            text = Path(self.log_file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return "no log"
+        return " | ".join(text.splitlines()[-lines:])
+
+    def signal_stop(self, how: int) -> None:
+        """Send the postmaster a shutdown signal, and let systemd know that the stop is meant."""
+        pid = self.postmaster_pid()
+        if not pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+        if self.service_manager == "systemd":
+            subprocess.run(["systemctl", "stop", "--no-block", self.service_name], capture_output=True, timeout=20, check=False)
+
+    def wait_stopped(self, *, timeout_seconds: float, poll_seconds: float = POLL_SECONDS) -> bool:
+        """Wait until there is no postmaster; returns False when it still runs at the deadline."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.postmaster_pid():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(poll_seconds)
+        return True
+
+    def stop(self, *, timeout_seconds: float = 60) -> None:
+        """Stop the server fast; raises ServerError when it does not stop in time."""
+        self.signal_stop(signal.SIGINT)
+        if not self.wait_stopped(timeout_seconds=timeout_seconds):
+            raise ServerError("the server did not stop within {0} s".format(timeout_seconds), reason="stop_timeout")
+
+    def kill(self) -> None:
+        """End the server without its help: SIGQUIT, then SIGKILL for the postmaster and its children (a hung host)."""
+        self.signal_stop(signal.SIGQUIT)
+        if self.wait_stopped(timeout_seconds=2):
+            return
+        pid = self.postmaster_pid()
+        for victim in [pid, *children_of(pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        if not self.wait_stopped(timeout_seconds=10):
+            raise ServerError("the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
+
+    def reload(self) -> None:
+        """Make the running server read its configuration again."""
+        pid = self.postmaster_pid()
+        if pid:
+            os.kill(pid, signal.SIGHUP)
+
+    # -- SQL -----------------------------------------------------------------------------------------------------------
+
+    def connect(self, *, timeout_seconds: Optional[float] = None) -> sql.Session:
+        """Open a session as the superuser over the local socket; raises SqlError."""
+        account = self.account()
+        return sql.connect(
+            {"host": self.socket_directory, "port": self.port, "user": self.superuser, "dbname": self.database},
+            timeout_seconds=timeout_seconds or self.timeout_seconds,
+            as_uid=account.pw_uid if account and os.geteuid() == 0 else None,
+        )
+
+    def wait_for_sql(self, *, timeout_seconds: float) -> sql.Session:
+        """Open a session as soon as the server accepts one; raises SqlError at the deadline."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return self.connect()
+            except sql.SqlError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def peer(self, host: str, port: int, user: str, **more: Any) -> Dict[str, Any]:
+        """Return libpq's parameters for a connection to a peer; the password comes from the passfile alone."""
+        return {"host": host, "port": port, "user": user, "dbname": self.database, "passfile": str(self.passfile), **more}
+
+
+def read_verbatim(path: Path) -> str:
+    """Return a configuration file's text byte for byte (carriage returns, other encodings); empty when it is missing."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def children_of(pid: int) -> List[int]:
+    """Return the process ids of the direct children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            if int(path.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory, so that a rename in it survives a crash."""
+    handle = os.open(str(path), os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def deaf_to_hangups() -> Iterator[None]:
+    """Ignore what a dying controller sends while servers change roles: half a hand-over is worse than a whole one."""
+    # A handler that does nothing, not SIG_IGN: the latter would be inherited by the server that is started meanwhile.
+    ignored = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_unused: None) for number in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A running server's place in the topology: its upstream, its slots, its downstreams."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, is_pointed_at, point_at, wait_until_replayed
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server belongs; `upstream` is None on the primary. Times in seconds."""
+
+    host_name: str
+    slot_name: str
+    upstream: Optional[Peer]
+    slots_present: Tuple[str, ...]
+    slots_absent: Tuple[str, ...]
+    downstreams: Tuple[str, ...]
+    timeline: int
+    mark_lsn: str
+    timeout_seconds: float
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Place":
+        """Return the place that the module's options describe."""
+        up = params["upstream"]
+        peer = Peer(up["name"], up["address"], up["port"], params["replication_user"], "") if up else None
+        return cls(
+            host_name=params["host_name"],
+            slot_name=params["slot_name"],
+            upstream=peer,
+            slots_present=tuple(params["slots_present"]),
+            slots_absent=tuple(params["slots_absent"]),
+            downstreams=tuple(params["downstreams"]),
+            timeline=params["timeline"],
+            mark_lsn=params["mark_lsn"],
+            timeout_seconds=params["timeout_seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class PlacePlan:
+    """What has to change, and how it shows in a diff."""
+
+    point: bool
+    slots: SlotPlan
+    before: Dict[str, Any]
+    after: Dict[str, Any]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything has to."""
+        return self.point or self.slots.changed
+
+
+def _slot_plan(place: Place, present: List[Dict[str, Any]]) -> SlotPlan:
+    # A slot that should go may still be in use by a sibling that is just being re-pointed: the drop waits for it.
+    wishes = [SlotWish(name) for name in place.slots_present]
+    return plan_slots(present, wishes, place.slots_absent, force=True)
+
+
+def plan_place(server: Server, place: Place) -> PlacePlan:
+    """Return what has to change on this server; raises SqlError when it does not run."""
+    with server.connect() as session:
+        present = read_slots(session)
+    plan = _slot_plan(place, present)
+    point = place.upstream is not None and not is_pointed_at(
+        server, place.upstream, host_name=place.host_name, slot_name=place.slot_name
+    )
+    names = sorted(slot["name"] for slot in present)
+    after = sorted((set(names) - set(plan.drop)) | {wish.name for wish in plan.create})
+    upstream = place.upstream.name if place.upstream else "-"
+    return PlacePlan(
+        point, plan, {"slots": names, "upstream": "other" if point else upstream}, {"slots": after, "upstream": upstream}
+    )
+
+
+def _drop_idle(session: sql.Session, place: Place, deadline: float) -> None:
+    """Drop the slots that nobody needs, once those that still use them have gone elsewhere; raises SlotError."""
+    while True:
+        try:
+            apply_slots(session, plan_slots(read_slots(session), [], place.slots_absent))
+            return
+        except SlotError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> None:
+    """Wait until every downstream streams from here; raises ServerError that names those that do not."""
+    while True:
+        streaming = {row[0] for row in session.rows("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")}
+        missing = sorted(set(place.downstreams) - streaming)
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise ServerError(
+                "{0} does not stream from this server".format(", ".join(missing)), reason="not_streaming", observed="no sender",
+                required="streaming", hint="Run status.yml, then start_new_standby.yml.",
+            )
+        time.sleep(0.05)
+
+
+def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -> Dict[str, Any]:
+    """Carry the plan out, wait until the server is in its place, and return what is then observed of it."""
+    if check_mode:
+        return observe(server)
+    deadline = time.monotonic() + place.timeout_seconds
+    with server.connect() as session:
+        made = {wish.name for wish in plan.slots.create}
+        # Here only what is made, with the lost slots that are made anew; the rest is dropped once nobody uses it.
+        apply_slots(session, SlotPlan(plan.slots.create, tuple(name for name in plan.slots.drop if name in made)))
+        if place.upstream is not None and plan.point:
+            point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
+            server.reload()
+        if place.upstream is not None:
+            wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
+        _drop_idle(session, place, deadline)
+        _await_downstreams(session, place, deadline)
+    return observe(server)

@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A standby's tie to its upstream: configuration, waiting, and what a peer says of itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server elsewhere: its inventory name, where it listens, and the roles that we use there."""
+
+    name: str
+    address: str
+    port: int
+    replication_user: str
+    rewind_user: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Peer":
+        """Return the peer that a module's `peer_` options name."""
+        return cls(params["peer_name"], params["peer_address"], params["peer_port"], params["replication_user"], params["rewind_user"])
+
+
+PEER_OPTIONS: Dict[str, Dict[str, Any]] = {
+    "peer_name": {"type": "str", "required": True},
+    "peer_address": {"type": "str", "required": True},
+    "peer_port": {"type": "int", "default": 5432},
+    "replication_user": {"type": "str", "default": "replicator"},
+    "rewind_user": {"type": "str", "default": "rewinder"},
+    "host_name": {"type": "str", "required": True},
+    "slot_name": {"type": "str", "required": True},
+}
+
+
+def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> Dict[str, Optional[str]]:
+    """Return the settings that tie this server to `peer`; the password stays in the passfile."""
+    conninfo = format_conninfo(
+        {
+            "host": peer.address,
+            "port": str(peer.port),
+            "user": peer.replication_user,
+            "dbname": server.database,
+            "passfile": str(server.passfile),
+            "application_name": host_name,
+            "connect_timeout": "5",
+        }
+    )
+    return {"primary_conninfo": conninfo, "primary_slot_name": slot_name, "recovery_target_timeline": None}
+
+
+def point_at(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> bool:
+    """Make `peer` the upstream of this server, running or not; returns whether anything changed."""
+    changed = server.set_auto_conf(upstream_settings(server, peer, host_name=host_name, slot_name=slot_name))
+    return server.write_standby_signal() or changed
+
+
+def is_pointed_at(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> bool:
+    """Whether this server is configured as a standby of `peer` already."""
+    present = server.read_auto_conf()
+    wanted = upstream_settings(server, peer, host_name=host_name, slot_name=slot_name)
+    return server.standby_signal.exists() and all(present.get(name) == value for name, value in wanted.items())
+
+
+def connect_peer(server: Server, peer: Peer, *, timeout_seconds: Optional[float] = None) -> sql.Session:
+    """Open a session at the peer as the rewind role; raises ServerError that names the peer and the remedy."""
+    parameters = server.peer(peer.address, peer.port, peer.rewind_user)
+    return _open(server, peer, parameters, peer.rewind_user, timeout_seconds=timeout_seconds)
+
+
+def connect_replication(server: Server, peer: Peer, *, timeout_seconds: Optional[float] = None) -> sql.Session:
+    """Open a physical replication connection at the peer; raises ServerError that names the peer and the remedy."""
+    parameters = server.peer(peer.address, peer.port, peer.replication_user)
+    return _open(server, peer, parameters, peer.replication_user, replication=True, timeout_seconds=timeout_seconds)
+
+
+def _open(
+    server: Server, peer: Peer, parameters: Dict[str, Any], user: str, *, timeout_seconds: Optional[float], replication: bool = False
+) -> sql.Session:
+    account = server.account()
+    uid = account.pw_uid if account else None
+    try:
+        return sql.connect(parameters, timeout_seconds=timeout_seconds or server.timeout_seconds, replication=replication, as_uid=uid)
+    except sql.SqlError as error:
+        raise ServerError(
+            "cannot connect to {0} ({1} port {2}) as {3}: {4}".format(peer.name, peer.address, peer.port, user, error.message),
+            reason=_connect_reason(error.message), observed=error.message, required="a connection", hint=_connect_hint(error.message, peer, user),
+        ) from error
+
+
+def _connect_reason(message: str) -> str:
+    if "password" in message or "no pg_hba.conf entry" in message:
+        return "authentication"
+    return "peer_unreachable"
+
+
+def _connect_hint(message: str, peer: Peer, user: str) -> str:
+    if "password" in message:
+        return "Check the vault's password of {0}, then run initial_setup.yml.".format(user)
+    if "no pg_hba.conf entry" in message:
+        return "Run initial_setup.yml, which admits the peers in pg_hba.conf of {0}.".format(peer.name)
+    return "Check that the server runs there and that the port is open between the hosts."
+
+
+def identify(session: sql.Session) -> Dict[str, Any]:
+    """Return what IDENTIFY_SYSTEM answers on a replication connection: systemid, timeline, xlogpos."""
+    return session.row("IDENTIFY_SYSTEM")
+
+
+def timeline_history(session: sql.Session, timeline: int) -> str:
+    """Return the history file of a timeline over a replication connection; empty for timeline 1, which has none."""
+    if timeline <= 1:
+        return ""
+    content = session.row("TIMELINE_HISTORY {0:d}".format(timeline)).get("content", "")
+    return bytes(content).decode("utf-8") if not isinstance(content, str) else content
+
+
+def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float) -> Dict[str, Any]:
+    """Wait until this standby streams on `timeline` and has replayed `mark_lsn`; raises ServerError at the deadline.
+
+    The state 'streaming' alone proves nothing: a standby that has forked off flickers through it in a loop.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    mark = parse_lsn(mark_lsn) if mark_lsn else 0
+    seen: Dict[str, Any] = {}
+    session = server.wait_for_sql(timeout_seconds=timeout_seconds)
+    with session:
+        while True:
+            seen = _progress(session)
+            replayed = parse_lsn(seen["replay_lsn"]) if seen["replay_lsn"] else 0
+            if seen["status"] == "streaming" and seen["timeline"] >= timeline and replayed >= mark:
+                return seen
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+    raise ServerError(
+        "the standby does not stream past {0} on timeline {1}".format(mark_lsn or "-", timeline), reason="not_streaming",
+        observed="{0}, timeline {1}, replayed {2}".format(seen["status"] or "no WAL receiver", seen["timeline"], seen["replay_lsn"] or "-"),
+        required="streaming, timeline {0}, replayed {1}".format(timeline, mark_lsn or "-"),
+        hint="Look at the server's log, then run start_new_standby.yml.",
+    )
+
+
+def _progress(session: sql.Session) -> Dict[str, Any]:
+    row = session.row(
+        "SELECT coalesce((SELECT status FROM pg_stat_wal_receiver), '') AS status,"
+        " coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0) AS timeline,"
+        " coalesce(pg_last_wal_replay_lsn()::text, '') AS replay_lsn"
+    )
+    return row

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How far the WAL in a directory reaches, read from its pages: for a server that is down and cannot be asked."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
+
+PAGE_BYTES = 8192
+# XLogPageHeaderData (access/xlog_internal.h): uint16 magic, uint16 info, uint32 timeline, uint64 page address.
+PAGE_HEADER = struct.Struct("<HHIQ")
+SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
+
+
+def segment_positions(directory: Path, segment_bytes: int) -> Dict[int, List[Path]]:
+    """Return the WAL segments of a directory by their start position, each with the newest timeline first."""
+    per_id = 0x100000000 // segment_bytes
+    found: Dict[int, List[Path]] = {}
+    for path in directory.iterdir():
+        match = SEGMENT.match(path.name)
+        if match:
+            start = (int(match.group(2), 16) * per_id + int(match.group(3), 16)) * segment_bytes
+            found.setdefault(start, []).append(path)
+    for paths in found.values():
+        paths.sort(reverse=True)
+    return found
+
+
+def newest_timeline(directory: Path) -> int:
+    """Return the newest timeline that a segment in the directory is named after; 0 when there is none."""
+    names = [path.name for path in directory.iterdir() if SEGMENT.match(path.name)]
+    return max((int(name[:8], 16) for name in names), default=0)
+
+
+def oldest_position(directory: Path, segment_bytes: int) -> int:
+    """Return where the oldest segment in the directory starts; 0 when there is none."""
+    return min(segment_positions(directory, segment_bytes), default=0)
+
+
+def _valid_pages(path: Path, start: int, first_page: int) -> int:
+    """Return how many pages from `first_page` on carry the address that they must have; a recycled segment keeps its old ones."""
+    count = 0
+    with path.open("rb") as stream:
+        offset = first_page * PAGE_BYTES
+        while True:
+            stream.seek(offset)
+            header = stream.read(PAGE_HEADER.size)
+            if len(header) < PAGE_HEADER.size:
+                return count
+            if PAGE_HEADER.unpack(header)[3] != start + offset:
+                return count
+            count += 1
+            offset += PAGE_BYTES
+
+
+def wal_end(directory: Path, start_lsn: int, segment_bytes: int) -> Optional[str]:
+    """Return an upper bound, to the page, of where valid WAL from `start_lsn` on ends; None when that WAL is not there."""
+    segments = segment_positions(directory, segment_bytes)
+    position = start_lsn - start_lsn % segment_bytes
+    page = (start_lsn - position) // PAGE_BYTES
+    end = None
+    while position in segments:
+        pages = max(_valid_pages(path, position, page) for path in segments[position])
+        if pages:
+            end = position + (page + pages) * PAGE_BYTES
+        if (page + pages) * PAGE_BYTES < segment_bytes:
+            break
+        position, page = position + segment_bytes, 0
+    return format_lsn(end) if end is not None else None

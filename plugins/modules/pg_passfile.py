@@ -1,0 +1,132 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Module pg_passfile."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_passfile
+short_description: The passfile with which a server reaches its peers
+version_added: 0.1.0
+description:
+  - Writes a libpq passfile of mode 0600 that belongs to the server's account. Passwords are in no other place on the host.
+  - Neither the diff nor any output holds a password; a changed password shows as a changed fingerprint of the file.
+author: pg_ops.replication contributors (@pg-ops)
+extends_documentation_fragment:
+  - pg_ops.replication.server
+  - pg_ops.replication.attributes
+options:
+  peers:
+    description: Every server of the cluster.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Inventory name, for people only.
+        type: str
+        default: ""
+      address:
+        description: Address as it stands in connection strings.
+        type: str
+        required: true
+      port:
+        description: Port.
+        type: int
+        default: 5432
+  credentials:
+    description: The roles that are used at the peers.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      user:
+        description: Database role.
+        type: str
+        required: true
+      password:
+        description: Its password.
+        type: str
+        required: true
+"""
+
+EXAMPLES = r"""
+- name: Keep the passwords for the peers
+  pg_ops.replication.pg_passfile:
+    peers:
+      - address: 192.0.2.11
+      - address: 192.0.2.12
+    credentials:
+      - user: replicator
+        password: "{{ pg_replication_password }}"
+"""
+
+RETURN = r"""
+path:
+  description: The passfile.
+  returned: success
+  type: str
+  sample: /var/lib/postgresql/15/main.pg_ops/passfile
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import PassfileEntry, format_passfile
+from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+
+
+def wanted_text(params: Dict[str, Any]) -> str:
+    """Return the passfile's text; raises ConninfoError for a password that no passfile can hold."""
+    return format_passfile(
+        [
+            PassfileEntry(host=peer["address"], port=str(peer["port"]), database="*", user=entry["user"], password=entry["password"])
+            for peer in params["peers"]
+            for entry in params["credentials"]
+        ]
+    )
+
+
+def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+    """Write the passfile when its text or its mode differs."""
+    after = wanted_text(module.params)
+    present = server.passfile.is_file()
+    before = server.passfile.read_text(encoding="utf-8") if present else ""
+    mode = server.passfile.stat().st_mode & 0o777 if present else 0
+    changed = before != after or mode != 0o600
+    lines = len(after.splitlines())
+    diff = mapping_diff(
+        str(server.passfile),
+        {"entries": len(before.splitlines()), "mode": "{0:04o}".format(mode), "content": "as wanted" if before == after else "other"},
+        {"entries": lines, "mode": "0600", "content": "as wanted"},
+    )
+    if changed and not module.check_mode:
+        server.ensure_state_directory()
+        server.write(server.passfile, after, mode=0o600)
+    return {"changed": changed, "diff": diff, "path": str(server.passfile)}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        peers={
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {"name": {"type": "str", "default": ""}, "address": {"type": "str", "required": True}, "port": {"type": "int", "default": 5432}},
+        },
+        credentials={
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {"user": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Documentation of the action plugin pg_plan; nothing runs on the managed host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_plan
+short_description: Decide, from the observation of every node, what a playbook does
+version_added: 0.1.0
+description:
+  - Runs on the controller. It takes what M(pg_ops.replication.pg_node_info) returned for every node of the host's cluster and decides.
+  - Prints the plan once for each cluster. Where something speaks against it, it fails with every reason, as text and as data.
+  - Every host of a cluster decides for itself from the same observations, so one cluster's refusal does not stop another one.
+author: pg_ops.replication contributors (@pg-ops)
+attributes:
+  check_mode:
+    description: Decides the same and changes nothing.
+    support: full
+  diff_mode:
+    description: Has nothing to show.
+    support: none
+options:
+  operation:
+    description: What is to be decided.
+    type: str
+    required: true
+    choices: [failover, inventory, prove, rejoin, setup, status, switchover]
+  observed:
+    description: Name of the variable that the observations were registered as.
+    type: str
+    default: __pg_observed
+  wanted:
+    description: Inventory name of the node to promote. Empty means the best one.
+    type: str
+    default: ""
+  replace_data:
+    description: Whether foreign data on a standby's host may be set aside.
+    type: bool
+    default: false
+  limits:
+    description: What a role change may take for granted, by the names of the role's variables without C(pg_).
+    type: dict
+    default: {}
+  expect_all:
+    description: With O(operation=prove), whether a node that is down is a problem.
+    type: bool
+    default: true
+"""
+
+EXAMPLES = r"""
+- name: Decide whether the primary may hand over
+  pg_ops.replication.pg_plan:
+    operation: switchover
+    wanted: pgsql2
+  register: plan
+"""
+
+RETURN = r"""
+action:
+  description: What is done.
+  returned: success
+  type: str
+source:
+  description: The node that gives the primary role up.
+  returned: when a role changes
+  type: str
+target:
+  description: The node that is primary at the end.
+  returned: when a role changes
+  type: str
+place:
+  description: Upstream, slots and downstreams of this host at the end.
+  returned: when a role changes
+  type: dict
+blockers:
+  description: Why it is refused, each with reason, host, message, observed, required and hint.
+  returned: failure
+  type: list
+  elements: dict
+rows:
+  description: The state of the cluster, a row a node.
+  returned: for status and prove
+  type: list
+  elements: dict
+"""

@@ -1,0 +1,144 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Module pg_rejoin."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_rejoin
+short_description: Bring a server back as a standby of the present primary
+version_added: 0.1.0
+description:
+  - Compares this server with the primary and takes the cheapest safe way. A server whose WAL ends in the primary's past is started,
+    one that has WAL of its own is rewound, and where neither can be done it is copied anew, with the old directory kept.
+  - Before anything is thrown away, a report lists the transactions that exist only here, and their WAL is copied beside it.
+  - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start.
+  - Refuses data of another cluster, another major version, and a server that is on a newer timeline than the primary.
+author: pg_ops.replication contributors (@pg-ops)
+extends_documentation_fragment:
+  - pg_ops.replication.server
+  - pg_ops.replication.peer
+  - pg_ops.replication.attributes
+options:
+  oldest_wal_lsn:
+    description: Where the WAL begins that the primary still has. Empty means unknown.
+    type: str
+    default: ""
+  start_timeout_seconds:
+    description: How long the server may take to stream.
+    type: float
+    default: 120
+  rewind_timeout_seconds:
+    description: How long crash recovery and C(pg_rewind) may take, each.
+    type: float
+    default: 3600
+  clone_timeout_seconds:
+    description: How long a new copy may take.
+    type: float
+    default: 86400
+  max_rate:
+    description: Limit of a new copy's transfer in C(pg_basebackup)'s words. Empty means none.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Bring the old primary back
+  pg_ops.replication.pg_rejoin:
+    peer_name: pgsql2
+    peer_address: 192.0.2.12
+    host_name: pgsql1
+    slot_name: pgsql1
+"""
+
+RETURN = r"""
+action:
+  description: What was done, or would be, C(nothing), C(follow), C(start), C(rewind) or C(reclone).
+  returned: success
+  type: str
+  sample: rewind
+why:
+  description: The reason for it.
+  returned: success
+  type: str
+report:
+  description: The file that lists the transactions that exist only here.
+  returned: when there was WAL of its own
+  type: str
+lost_transactions:
+  description: How many committed transactions it lists.
+  returned: when there was WAL of its own
+  type: int
+kept_directory:
+  description: Where the old data directory is kept after a new copy.
+  returned: when it was copied anew
+  type: str
+rewind_failed:
+  description: Why a rewind could not be done, when it became a new copy.
+  returned: when that happened
+  type: str
+seconds:
+  description: How long it took.
+  returned: changed
+  type: float
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
+from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import RejoinTerms, mapping_of, observe_here, observe_primary, plan, refused, rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, deaf_to_hangups
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
+
+
+def terms_of(params: Dict[str, Any]) -> RejoinTerms:
+    """Return the terms that the options name."""
+    return RejoinTerms(
+        host_name=params["host_name"],
+        slot_name=params["slot_name"],
+        oldest_wal_lsn=params["oldest_wal_lsn"],
+        start_timeout_seconds=params["start_timeout_seconds"],
+        rewind_timeout_seconds=params["rewind_timeout_seconds"],
+        clone_timeout_seconds=params["clone_timeout_seconds"],
+        max_rate=params["max_rate"],
+    )
+
+
+def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+    """Observe both sides, plan, and act."""
+    peer, terms = Peer.from_params(module.params), terms_of(module.params)
+    primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)
+    here = observe_here(server, terms)
+    chosen = plan(here, primary)
+    refusal = refused(chosen)
+    if refusal is not None:
+        raise refusal
+    changed = chosen.action != decisions.NOTHING
+    result = mapping_of(chosen)
+    if changed and not module.check_mode:
+        with deaf_to_hangups():
+            result.update(rejoin(server, peer, terms, chosen, here, primary, mark))
+    before = {"role": here.role, "state": here.state, "timeline": here.timeline}
+    after = {"role": "standby", "state": "running", "timeline": primary.timeline, "by": chosen.action} if changed else before
+    return {"changed": changed, "diff": mapping_diff(terms.host_name, before, after), **result}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        **PEER_OPTIONS,
+        oldest_wal_lsn={"type": "str", "default": ""},
+        start_timeout_seconds={"type": "float", "default": 120},
+        rewind_timeout_seconds={"type": "float", "default": 3600},
+        clone_timeout_seconds={"type": "float", "default": 86400},
+        max_rate={"type": "str", "default": ""},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""From the controller's host variables to the core's topology."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Member, Node, node_from_mapping
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+
+GROUP = "pg_nodes"
+
+
+def member_from_variables(host: str, variables: Mapping[str, Any]) -> Member:
+    """Return what the inventory says of one host; the defaults are those of the role `common`."""
+    return Member(
+        host=host,
+        cluster=str(variables.get("pg_cluster_name", "main")),
+        address=str(variables.get("pg_address", "") or ""),
+        port=_integer(variables.get("pg_port", 5432), -1),
+        initial_role=str(variables.get("pg_initial_role", "")),
+        upstream=str(variables.get("pg_upstream", "") or ""),
+        priority=_integer(variables.get("pg_priority", 100), 100),
+    )
+
+
+def _integer(value: Any, otherwise: int) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return otherwise
+
+
+def cluster_members(host: str, groups: Mapping[str, List[str]], hostvars: Mapping[str, Any]) -> List[Member]:
+    """Return every member of the host's cluster, in the inventory's order."""
+    cluster = str(hostvars[host].get("pg_cluster_name", "main"))
+    members = [member_from_variables(name, hostvars[name]) for name in groups.get(GROUP, [])]
+    return [member for member in members if member.cluster == cluster]
+
+
+def _why_unobserved(registered: Mapping[str, Any], in_play: bool) -> str:
+    if not in_play:
+        return "it is outside this run (--limit)"
+    if registered.get("skipped"):
+        return "its machine is not running"
+    text = str(registered.get("msg") or registered.get("module_stderr") or "no answer")
+    return " ".join(text.split())[:300]
+
+
+def node_from_registered(member: Member, registered: Mapping[str, Any], *, in_play: bool) -> Node:
+    """Return a node from what a task registered; without an observation it is an unreachable one."""
+    observed: Dict[str, Any] = dict(registered.get("node") or {})
+    if not observed:
+        observed = {"problem": _why_unobserved(registered, in_play)}
+    return node_from_mapping(member, observed)
+
+
+def observed_topology(host: str, task_vars: Mapping[str, Any], variable: str) -> Topology:
+    """Return the topology of the host's cluster from the observations registered as `variable`."""
+    hostvars, groups = task_vars["hostvars"], task_vars["groups"]
+    in_play = set(task_vars.get("ansible_play_hosts_all", []))
+    members = cluster_members(host, groups, hostvars)
+    nodes = [
+        node_from_registered(member, hostvars[member.host].get(variable) or {}, in_play=member.host in in_play) for member in members
+    ]
+    return Topology(members[0].cluster if members else "", tuple(nodes))

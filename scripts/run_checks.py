@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the project's checks: one line a step, the output of a step that fails, then on with the others.
+
+    python scripts/run_checks.py fast|all [STEP ...]
+
+fast is everything without containers; all adds the molecule scenarios on LXD. STEP names the steps to run, all if none is named.
+Every step's output is kept in .cache/checks/.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CACHE = CHECKOUT / ".cache"
+LOGS = CACHE / "checks"
+COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
+CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
+PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+STEP_TIMEOUT_SECONDS = 900
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+# ansible-test downloads get-pip for the environments of its sanity tests. This stands in for it: the Python at hand has pip.
+# ensurepip runs as a process of its own because it turns pip's settings off.
+GET_PIP = '''\
+import subprocess, sys
+subprocess.check_call([sys.executable, "-m", "ensurepip"])
+packages = [each for each in sys.argv[1:] if each not in ("--no-setuptools", "--no-wheel")]
+sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *packages]))
+'''
+
+
+@dataclass(frozen=True)
+class Step:
+    """One check: a name, the command, where it runs, what it adds to the environment."""
+
+    name: str
+    argv: tuple[str, ...]
+    directory: Path = CHECKOUT
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    step: Step
+    returncode: int
+    seconds: float
+    output: str
+
+
+def tracked_files() -> list[str]:
+    """Return the files of the checkout that git knows or would add."""
+    argv = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return sorted({name for name in listed.split("\0") if name and os.path.lexists(CHECKOUT / name)})
+
+
+def copy_collection() -> None:
+    """Copy the files to where ansible-test wants a collection: really below ansible_collections/, a link will not do."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    for name in tracked_files():
+        target = COPY / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, target, follow_symlinks=False)
+
+
+def sanity_environment() -> tuple[tuple[str, str], ...]:
+    """Return an environment with a home of its own, so that the stand-in for get-pip serves nobody else; pip's settings are linked in."""
+    home = CACHE / "home"
+    cache = home / ".ansible" / "test" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for version in ("24_2", "25_2"):  # ansible-core 2.19, 2.21
+        (cache / f"get_pip_{version}.py").write_text(GET_PIP, encoding="utf-8")
+    for name in (".config/pip", ".pip"):
+        (home / name).parent.mkdir(exist_ok=True)
+        if (Path.home() / name).is_dir() and not os.path.lexists(home / name):
+            (home / name).symlink_to(Path.home() / name)
+    # Without the root it would take the checkout above, where .cache is ignored.
+    return (("ANSIBLE_TEST_CONTENT_ROOT", str(COPY)), ("HOME", str(home)))
+
+
+def pytest(directory: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", directory, *arguments)
+
+
+def quick_steps() -> list[Step]:
+    """Return what needs neither servers nor containers; any two of these may run at once."""
+    yaml = tuple(name for name in tracked_files() if name.endswith((".yml", ".yaml")))
+    return [
+        Step(
+            "sanity",
+            ("ansible-test", "sanity", "--local", "--python", PYTHON_VERSION, "--color", "no"),
+            COPY,
+            sanity_environment(),
+        ),
+        Step("ansible-lint", ("ansible-lint", "--profile", "production", "--offline", "--strict")),
+        Step("ruff", ("ruff", "check", "--no-cache", "--output-format", "concise", ".")),
+        Step("mypy core", ("mypy", "--strict", "-p", CORE)),
+        Step("mypy scripts", ("mypy", "--strict", "scripts")),
+        Step("yamllint", ("yamllint", "--strict", *yaml)),
+        Step("antsibull-docs", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."), COPY),
+        Step("changelog", ("antsibull-changelog", "lint")),
+        Step("unit tests", pytest("tests/unit")),
+    ]
+
+
+def server_steps() -> list[Step]:
+    """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
+    return [Step("server tests", pytest("tests/integration", "-n", "2", "--dist", "loadfile"))]
+
+
+def container_steps() -> list[Step]:
+    """Return one step for each molecule scenario."""
+    scenarios = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
+    return [Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios]
+
+
+def environment(step: Step) -> dict[str, str]:
+    """Return the environment of a step: .venv first, no colours, a UTF-8 locale (Ansible refuses others)."""
+    present = {**os.environ, "NO_COLOR": "1", "PY_COLORS": "0", "PYTHONUNBUFFERED": "1"}
+    locale = present.get("LC_ALL") or present.get("LC_CTYPE") or present.get("LANG", "")
+    if "utf" not in locale.lower():
+        present["LC_ALL"] = "C.UTF-8"
+    present["PATH"] = f"{CHECKOUT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**present, **dict(step.environment)}
+
+
+def run_step(step: Step) -> Outcome:
+    """Run one step, report it, and return how it ended; it is killed with all its children when its time is over."""
+    started = time.monotonic()
+    log = LOGS / f"{step.name.replace(' ', '-')}.log"
+    with log.open("w", encoding="utf-8") as output:
+        try:
+            process = subprocess.Popen(
+                step.argv,
+                cwd=step.directory,
+                env=environment(step),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            output.write(f"{error}\n")
+            returncode = 127
+        else:
+            returncode = wait(process)
+            if returncode == -signal.SIGKILL:
+                output.write(f"\nkilled after {STEP_TIMEOUT_SECONDS} s\n")
+    text = log.read_text(encoding="utf-8", errors="replace")
+    outcome = Outcome(step, returncode, time.monotonic() - started, COLOURS.sub("", text).rstrip())
+    report(outcome)
+    return outcome
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of process; kill its process group when it takes too long or this program ends."""
+    try:
+        return process.wait(timeout=STEP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
+
+
+def report(outcome: Outcome) -> None:
+    """Print a step's line; its output when it failed, pytest's closing line in any case."""
+    lines = [f"{'ok    ' if outcome.returncode == 0 else 'FAILED'} {outcome.seconds:6.1f} s  {outcome.step.name}"]
+    if outcome.returncode != 0:
+        lines += [f"$ {' '.join(outcome.step.argv)[:300]}", outcome.output, f"(exit status {outcome.returncode})", ""]
+    elif "pytest" in outcome.step.argv:
+        lines += outcome.output.splitlines()[-1:]
+    print("\n".join(lines), flush=True)
+
+
+def chosen(steps: list[Step], names: Sequence[str]) -> list[Step]:
+    return [step for step in steps if not names or step.name in names]
+
+
+def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
+    """Run the steps, the quick ones two at a time, and return how each ended."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        outcomes = list(pool.map(run_step, chosen(quick_steps(), names)))
+    rest = server_steps() + (container_steps() if kind == "all" else [])
+    outcomes += [run_step(step) for step in chosen(rest, names)]
+    return outcomes
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in ("fast", "all"):
+        print("usage: run_checks.py fast|all [STEP ...]", file=sys.stderr)
+        return 2
+    kind, names = arguments[0], arguments[1:]
+    if kind == "all" and os.geteuid() != 0:
+        print("make test needs root: it sets LXD up and starts containers. Run it as root, or run make test-fast.", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    copy_collection()
+    outcomes = run_all(kind, names)
+    failed = [outcome.step.name for outcome in outcomes if outcome.returncode != 0]
+    print(f"{len(outcomes)} steps in {time.monotonic() - started:.1f} s; {'failed: ' + ', '.join(failed) if failed else 'all passed'}")
+    return 1 if failed or not outcomes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
