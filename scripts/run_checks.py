@@ -32,13 +32,7 @@ STEP_TIMEOUT_SECONDS = 900
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # ansible-test downloads get-pip for the environments of its sanity tests. This stands in for it: the Python at hand has pip.
-# ensurepip runs as a process of its own because it turns pip's settings off.
-GET_PIP = '''\
-import subprocess, sys
-subprocess.check_call([sys.executable, "-m", "ensurepip"])
-packages = [each for each in sys.argv[1:] if each not in ("--no-setuptools", "--no-wheel")]
-sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *packages]))
-'''
+GET_PIP = "import ensurepip\nensurepip.bootstrap()\n"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 
 kind=${1:-user}
 case $kind in
-    user) requirements=requirements.txt ;;
-    dev) requirements=requirements-dev.txt ;;
+    user) requirements="requirements.txt" ;;
+    dev) requirements="requirements-dev.txt" ;;
     *) echo "setup.sh: unknown kind '$kind'; say user or dev." >&2; exit 2 ;;
 esac
 

@@ -58,7 +58,8 @@ _value:
       elements: str
 """
 
-from typing import Any, Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import InventoryError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lxd import (
@@ -71,9 +72,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lxd import
 )
 
 
-def lxd_container_plan(
-    entries: Sequence[Mapping[str, Any]], *, prefix: str = "", existing: Sequence[Mapping[str, Any]] = ()
-) -> Dict[str, List[Any]]:
+def lxd_container_plan(entries: Sequence[Mapping[str, Any]], *, prefix: str = "", existing: Sequence[Mapping[str, Any]] = ()) -> dict[str, list[Any]]:
     """Return the containers to launch and the problems that forbid it."""
     try:
         containers = containers_from(entries, prefix=prefix)
@@ -86,7 +85,7 @@ def lxd_container_plan(
     }
 
 
-def _as_result(container: Container, instance: Mapping[str, Any]) -> Dict[str, Any]:
+def _as_result(container: Container, instance: Mapping[str, Any]) -> dict[str, Any]:
     """One container, and the instance that LXD has by its name, as plain data."""
     return {
         "name": container.name,
@@ -102,6 +101,6 @@ def _as_result(container: Container, instance: Mapping[str, Any]) -> Dict[str, A
 class FilterModule:
     """Registers the filter."""
 
-    def filters(self) -> Dict[str, Any]:
+    def filters(self) -> dict[str, Any]:
         """Return the filters of this file by name."""
         return {"lxd_container_plan": lxd_container_plan}

@@ -39,7 +39,8 @@ _value:
   type: str
 """
 
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lxd import free_subnet
 
@@ -52,6 +53,6 @@ def lxd_free_subnet(routes: str, candidates: Sequence[str]) -> str:
 class FilterModule:
     """Registers the filter."""
 
-    def filters(self) -> Dict[str, Any]:
+    def filters(self) -> dict[str, Any]:
         """Return the filters of this file by name."""
         return {"lxd_free_subnet": lxd_free_subnet}

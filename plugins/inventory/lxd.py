@@ -90,7 +90,7 @@ plugin: pg_ops.replication.lxd
 """
 
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
@@ -110,7 +110,7 @@ def default_endpoint() -> str:
     return next((path for path in SOCKETS if os.path.exists(path)), SOCKETS[-1])
 
 
-def fetch_instances(endpoint: str, *, project: str, timeout_seconds: float) -> List[Dict[str, Any]]:
+def fetch_instances(endpoint: str, *, project: str, timeout_seconds: float) -> list[dict[str, Any]]:
     """Return GET /1.0/instances?recursion=2: every instance with its config and state, in one query.
 
     Raises LxdUnavailable when LXD does not answer in time, and for what it answers instead.
@@ -120,9 +120,7 @@ def fetch_instances(endpoint: str, *, project: str, timeout_seconds: float) -> L
         import pylxd.exceptions
         import requests.exceptions
     except ImportError as error:
-        raise LxdUnavailable(
-            f"The Python library pylxd is missing on the controller ({error}). Install it: pip install pylxd"
-        ) from error
+        raise LxdUnavailable(f"The Python library pylxd is missing on the controller ({error}). Install it: pip install pylxd") from error
     if endpoint.startswith("/") and not os.path.exists(endpoint):
         raise LxdUnavailable(_no_answer(endpoint, "there is no such socket"))
     try:
@@ -136,9 +134,9 @@ def fetch_instances(endpoint: str, *, project: str, timeout_seconds: float) -> L
         raise LxdUnavailable(f"LXD at {endpoint} refused the list of containers of project {project}: {error}") from error
 
 
-def host_variables(host: LxdHost, *, project: str, remote: str) -> Dict[str, Any]:
+def host_variables(host: LxdHost, *, project: str, remote: str) -> dict[str, Any]:
     """Return the host variables of one container; what is not known is absent."""
-    variables: Dict[str, Any] = {
+    variables: dict[str, Any] = {
         "ansible_connection": "community.general.lxd",
         "ansible_lxd_host": host.name,
         "ansible_lxd_remote": remote,
@@ -159,9 +157,9 @@ def host_variables(host: LxdHost, *, project: str, remote: str) -> Dict[str, Any
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def shared_groups(hosts: Tuple[LxdHost, ...]) -> Dict[str, List[str]]:
+def shared_groups(hosts: tuple[LxdHost, ...]) -> dict[str, list[str]]:
     """Return the groups that clusters of different names fall into, with those names."""
-    names: Dict[str, set] = {}
+    names: dict[str, set] = {}
     for host in hosts:
         names.setdefault(group_of(host.cluster), set()).add(host.cluster)
     return {group: sorted(clusters) for group, clusters in names.items() if len(clusters) > 1}
@@ -209,7 +207,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             raise AnsibleParserError(error.message) from None
         self._add_hosts(hosts)
 
-    def _add_hosts(self, hosts: Tuple[LxdHost, ...]) -> None:
+    def _add_hosts(self, hosts: tuple[LxdHost, ...]) -> None:
         """Add groups, hosts and variables, and what the constructed options make of them."""
         self.inventory.add_group(NODES_GROUP)
         clusters = self.get_option("clusters")

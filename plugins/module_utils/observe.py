@@ -32,7 +32,8 @@ SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')
        (SELECT checkpoint_lsn::text FROM pg_control_checkpoint()) AS checkpoint_lsn,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS client_connections,
        (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
-       (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name
+       (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name,
+       (SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS newest_wal_timeline
 """
 PRIMARY_ONLY = """
 SELECT pg_current_wal_lsn()::text AS current_lsn, ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int AS timeline,
@@ -174,8 +175,11 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
     found.update(session.row(STANDBY_ONLY if in_recovery else PRIMARY_ONLY))
     if in_recovery:
         found["receiver"] = session.row(RECEIVER)
-        known = (found["control_timeline"], found.pop("min_recovery_timeline") or 0, found["receiver"].get("received_timeline", 0))
+        # The control file of a standby lags by a restartpoint, and the receiver is gone when the upstream is: the WAL's names know.
+        named = int(found["newest_wal_timeline"] or "0", 16)
+        known = (found["control_timeline"], found.pop("min_recovery_timeline") or 0, found["receiver"].get("received_timeline", 0), named)
         found["timeline"] = max(known)
+    found.pop("newest_wal_timeline")
     return found
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import InventoryError
 
@@ -37,7 +38,7 @@ class Container:
     priority: int
 
     @property
-    def config(self) -> Dict[str, str]:
+    def config(self) -> dict[str, str]:
         """The LXD config keys that tell the inventory plugin what this container is."""
         config = {
             CLUSTER_KEY: self.cluster,
@@ -67,7 +68,7 @@ class LxdHost:
         return self.status == "Running"
 
 
-def containers_from(entries: Sequence[Mapping[str, Any]], *, prefix: str = "") -> Tuple[Container, ...]:
+def containers_from(entries: Sequence[Mapping[str, Any]], *, prefix: str = "") -> tuple[Container, ...]:
     """Return `lxd_containers` as containers. The prefix goes before every container's and cluster's name.
 
     Raises InventoryError for an entry that is no mapping, has no name, or a priority that is not a whole number.
@@ -75,9 +76,7 @@ def containers_from(entries: Sequence[Mapping[str, Any]], *, prefix: str = "") -
     return tuple(_container_from(entry, prefix) for entry in entries)
 
 
-def container_problems(
-    containers: Sequence[Container], *, existing: Iterable[Mapping[str, Any]] = ()
-) -> Tuple[str, ...]:
+def container_problems(containers: Sequence[Container], *, existing: Iterable[Mapping[str, Any]] = ()) -> tuple[str, ...]:
     """Return why these containers cannot be launched, one sentence a problem; empty when they can.
 
     `existing` is the API's list of instances: names that are taken by somebody else's container, and primaries of the
@@ -93,13 +92,13 @@ def container_problems(
     return tuple(problems)
 
 
-def patch_for(container: Container, instance: Mapping[str, Any], *, interface: str = "eth0") -> Dict[str, Any]:
+def patch_for(container: Container, instance: Mapping[str, Any], *, interface: str = "eth0") -> dict[str, Any]:
     """Return what PATCH /1.0/instances/<name> must set so that an instance is this container; empty when nothing.
 
     A key that is no longer wanted goes (LXD: an empty value unsets it), and the address that DHCP gave is pinned, so
     that it stays through restarts and is known while the container is stopped.
     """
-    patch: Dict[str, Any] = {}
+    patch: dict[str, Any] = {}
     if container.upstream is None and (instance.get("config") or {}).get(UPSTREAM_KEY):
         patch["config"] = {UPSTREAM_KEY: ""}
     address = _state_address(instance, interface)
@@ -109,7 +108,7 @@ def patch_for(container: Container, instance: Mapping[str, Any], *, interface: s
     return patch
 
 
-def hosts_from(instances: Iterable[Mapping[str, Any]], *, interface: str = "eth0") -> Tuple[LxdHost, ...]:
+def hosts_from(instances: Iterable[Mapping[str, Any]], *, interface: str = "eth0") -> tuple[LxdHost, ...]:
     """Return the containers that carry `user.pg_cluster`, by name, from GET /1.0/instances?recursion=2.
 
     Raises InventoryError for a container whose keys hold what no PostgreSQL host can be.
@@ -150,8 +149,7 @@ def _destination(line: str) -> Optional[ipaddress.IPv4Network]:
 def _container_from(entry: Mapping[str, Any], prefix: str) -> Container:
     if not isinstance(entry, Mapping) or not entry.get("name"):
         raise InventoryError(
-            f"lxd_containers holds an entry without a name: {entry!r}. "
-            "Write each as {name: pgsql1, cluster: main, initial_role: primary}.",
+            f"lxd_containers holds an entry without a name: {entry!r}. Write each as {{name: pgsql1, cluster: main, initial_role: primary}}.",
             observed=repr(entry),
             required="a mapping with a name",
         )
@@ -178,7 +176,7 @@ def _priority(name: str, value: Any) -> int:
     return int(text)
 
 
-def _own_problems(container: Container) -> List[str]:
+def _own_problems(container: Container) -> list[str]:
     problems = []
     if not _CONTAINER_NAME.match(container.name):
         problems.append(
@@ -192,13 +190,12 @@ def _own_problems(container: Container) -> List[str]:
         )
     if container.initial_role not in INITIAL_ROLES:
         problems.append(
-            f"Container {container.name} has initial_role {container.initial_role!r}, "
-            "primary or standby is required. Correct it in lxd_containers."
+            f"Container {container.name} has initial_role {container.initial_role!r}, primary or standby is required. Correct it in lxd_containers."
         )
     return problems
 
 
-def _repeated_names(containers: Sequence[Container]) -> List[str]:
+def _repeated_names(containers: Sequence[Container]) -> list[str]:
     names = [container.name for container in containers]
     return [
         f"Container {name} is named {names.count(name)} times in lxd_containers. Give each its own name."
@@ -207,15 +204,12 @@ def _repeated_names(containers: Sequence[Container]) -> List[str]:
     ]
 
 
-def _primary_problems(containers: Sequence[Container]) -> List[str]:
+def _primary_problems(containers: Sequence[Container]) -> list[str]:
     problems = []
     for cluster in sorted({container.cluster for container in containers}):
         primaries = [one.name for one in containers if one.cluster == cluster and one.initial_role == "primary"]
         if not primaries:
-            problems.append(
-                f"Cluster {cluster} has no container with initial_role primary in lxd_containers, "
-                "exactly one is required. Name one."
-            )
+            problems.append(f"Cluster {cluster} has no container with initial_role primary in lxd_containers, exactly one is required. Name one.")
         if len(primaries) > 1:
             problems.append(
                 f"Cluster {cluster} has {len(primaries)} containers with initial_role primary in lxd_containers "
@@ -224,7 +218,7 @@ def _primary_problems(containers: Sequence[Container]) -> List[str]:
     return problems
 
 
-def _upstream_problems(containers: Sequence[Container]) -> List[str]:
+def _upstream_problems(containers: Sequence[Container]) -> list[str]:
     clusters = {container.name: container.cluster for container in containers}
     problems = []
     for container in containers:
@@ -242,7 +236,7 @@ def _upstream_problems(containers: Sequence[Container]) -> List[str]:
     return problems
 
 
-def _existing_problems(containers: Sequence[Container], existing: Iterable[Mapping[str, Any]]) -> List[str]:
+def _existing_problems(containers: Sequence[Container], existing: Iterable[Mapping[str, Any]]) -> list[str]:
     wanted = {container.name for container in containers}
     clusters = {container.cluster for container in containers}
     problems = []
@@ -252,7 +246,7 @@ def _existing_problems(containers: Sequence[Container], existing: Iterable[Mappi
         if name in wanted and not cluster:
             problems.append(
                 f"LXD has a container {name} without config key {CLUSTER_KEY}, so it is not this project's. "
-                "Give yours another name, or set lxd_host_container_prefix."
+                "Give yours another name, or set lxd_container_prefix."
             )
         if name not in wanted and cluster in clusters and config.get(ROLE_KEY) == "primary":
             problems.append(
@@ -267,8 +261,7 @@ def _host_from(instance: Mapping[str, Any], interface: str) -> LxdHost:
     role = config.get(ROLE_KEY) or None
     if role is not None and role not in INITIAL_ROLES:
         raise InventoryError(
-            f"Container {name} has {ROLE_KEY}={role!r}, primary or standby is required. "
-            f"Type: lxc config set {name} {ROLE_KEY} standby",
+            f"Container {name} has {ROLE_KEY}={role!r}, primary or standby is required. Type: lxc config set {name} {ROLE_KEY} standby",
             observed=str(role),
             required="primary or standby",
         )
@@ -292,7 +285,7 @@ def _state_address(instance: Mapping[str, Any], interface: str) -> Optional[str]
     return None
 
 
-def _nic(instance: Mapping[str, Any], interface: str) -> Tuple[str, Mapping[str, Any]]:
+def _nic(instance: Mapping[str, Any], interface: str) -> tuple[str, Mapping[str, Any]]:
     """The name and settings of the device behind an interface; empty when there is none."""
     for device_name, device in (instance.get("expanded_devices") or {}).items():
         if device.get("type") == "nic" and device.get("name", device_name) == interface:

@@ -119,6 +119,11 @@ def _node_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocke
     return found
 
 
+def _comes_up_by_itself(node: Node) -> bool:
+    """Whether a start is all that the node needs: it runs, or it is a copy that an interrupted set-up did not start yet."""
+    return node.is_running_standby or node.is_running_primary or (node.standby_signal and bool(node.upstream.host) and not node.fenced)
+
+
 def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocker]:
     found: List[Blocker] = []
     same = node.system_identifier == primary.system_identifier and bool(node.system_identifier)
@@ -133,6 +138,12 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blo
         found.append(
             Blocker("two_primaries", node.host, "accepts writes beside {0}".format(primary.host), "running primary", "one primary",
                     "Stop one of them, then run start_new_standby.yml.")
+        )
+    if same and not _comes_up_by_itself(node):
+        found.append(
+            Blocker("not_running", node.host, "is a node of this cluster that is down, and it must not be started unseen",
+                    "{0} {1}{2}".format(node.role, node.state, ", fenced" if node.fenced else ""), "a running standby",
+                    "Run start_new_standby.yml.")
         )
     needed = int(primary.data_bytes * CLONE_HEADROOM)
     if (node.state == states.ABSENT or not same) and node.disk_free_bytes and node.disk_free_bytes < needed:

@@ -23,7 +23,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
 
 APT_DIRECTORY = pathlib.Path("/etc/apt")
 ARCHIVE_ORIGINS = ("Debian", "Ubuntu")
@@ -58,10 +59,10 @@ class Recipe:
     mirror: str
     keyring: str
     script: str
-    components: Tuple[str, ...]
-    base_packages: Tuple[str, ...]
-    packages: Tuple[str, ...]
-    masked_units: Tuple[str, ...]
+    components: tuple[str, ...]
+    base_packages: tuple[str, ...]
+    packages: tuple[str, ...]
+    masked_units: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,8 @@ def recipe_from(text: str) -> Recipe:
     """Read a recipe from JSON. Raises BuildError for what is no recipe."""
     try:
         fields = json.loads(text)
-        names = {field.name for field in dataclasses.fields(Recipe)}
-        return Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items() if name in names})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return Recipe(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise BuildError(f"The recipe cannot be read: {error}.") from error
 
@@ -94,7 +95,7 @@ def uris_of_deb822(text: str) -> Iterator[str]:
     """Yield the URIs of enabled `deb` stanzas in the deb822 format of sources.list(5)."""
     without_comments = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     for stanza in re.split(r"\n\s*\n", without_comments):
-        fields: Dict[str, str] = {}
+        fields: dict[str, str] = {}
         name = ""
         for line in stanza.splitlines():
             if line[:1].isspace():
@@ -108,10 +109,10 @@ def uris_of_deb822(text: str) -> Iterator[str]:
             yield from fields.get("uris", "").split()
 
 
-def host_uris(directory: pathlib.Path = APT_DIRECTORY) -> List[str]:
+def host_uris(directory: pathlib.Path = APT_DIRECTORY) -> list[str]:
     """Return the http(s) URIs of this host's apt sources, sources.list first, each once."""
     parts = directory / "sources.list.d"
-    found: List[str] = []
+    found: list[str] = []
     for path in [directory / "sources.list", *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]:
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -128,9 +129,7 @@ def release_text(archive: Archive) -> str:
     """Return the head of the suite's InRelease or Release file; empty when the archive has no such suite."""
     for name in ("InRelease", "Release"):
         try:
-            with urllib.request.urlopen(
-                f"{archive.uri}/dists/{archive.suite}/{name}", timeout=PROBE_TIMEOUT_SECONDS
-            ) as answer:
+            with urllib.request.urlopen(f"{archive.uri}/dists/{archive.suite}/{name}", timeout=PROBE_TIMEOUT_SECONDS) as answer:
                 return str(answer.read(4096).decode("utf-8", errors="replace"))
         except (urllib.error.URLError, OSError, ValueError):
             continue
@@ -142,7 +141,7 @@ def is_distribution(text: str) -> bool:
     return any(re.search(rf"^(Origin|Label): {origin}\b", text, re.MULTILINE) for origin in ARCHIVE_ORIGINS)
 
 
-def find_archives(recipe: Recipe, candidates: Sequence[str]) -> Tuple[Archive, ...]:
+def find_archives(recipe: Recipe, candidates: Sequence[str]) -> tuple[Archive, ...]:
     """Return the archive of the release, then those of its updates and security suites where there are any.
 
     Raises BuildError when no candidate has the release.
@@ -157,7 +156,7 @@ def find_archives(recipe: Recipe, candidates: Sequence[str]) -> Tuple[Archive, .
         tried = ", ".join(without_password(mirror) for mirror in mirrors) or "no http(s) URI at all"
         raise BuildError(
             f"No archive has the release {recipe.release!r} (tried {tried}). "
-            "Set lxd_host_image_mirror to one that has it, or lxd_host_image_release to one that the mirror has."
+            "Set lxd_image_mirror to one that has it, or lxd_image_release to one that the mirror has."
         )
     found = [main]
     for suite in (f"{recipe.release}-updates", f"{recipe.release}-security"):
@@ -174,7 +173,7 @@ def sources_list(recipe: Recipe, archives: Sequence[Archive]) -> str:
     return "".join(f"deb {archive.uri} {archive.suite} {components}\n" for archive in archives)
 
 
-def run(argv: Sequence[str], *, environment: Optional[Dict[str, str]] = None) -> str:
+def run(argv: Sequence[str], *, environment: Optional[dict[str, str]] = None) -> str:
     """Run a command to its end and return its output. Raises BuildError with the output's tail when it fails."""
     try:
         done = subprocess.run(
@@ -216,7 +215,7 @@ def bootstrap(recipe: Recipe, main: Archive, root: pathlib.Path) -> None:
     run(argv, environment=proxy_environment())
 
 
-def proxy_environment() -> Dict[str, str]:
+def proxy_environment() -> dict[str, str]:
     """Return the proxy that apt uses on this host as variables that debootstrap's wget reads."""
     if "http_proxy" in os.environ or shutil.which("apt-config") is None:
         return {}
@@ -253,7 +252,7 @@ def configure(recipe: Recipe, archives: Sequence[Archive], root: pathlib.Path) -
     if recipe.packages:
         run([*apt, "--no-install-recommends", "install", *recipe.packages], environment=quiet)
     run([*apt, "clean"])
-    for name in ("usr/sbin/policy-rc.d", "etc/hostname", "var/lib/dbus/machine-id"):
+    for name in ("usr/sbin/policy-rc.d", "etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id"):
         (root / name).unlink(missing_ok=True)
     remove_excluded(root)
 
@@ -268,16 +267,14 @@ def remove_excluded(root: pathlib.Path) -> None:
 
 def metadata(recipe: Recipe, *, created: int) -> str:
     """Return metadata.yaml (as JSON, which is YAML): /etc/hosts and /etc/hostname follow the container's name."""
-    distribution = "Ubuntu" if "universe" in recipe.components else "Debian"
     template = {"when": ["create", "copy", "rename"], "create_only": False}
     return json.dumps(
         {
             "architecture": os.uname().machine,
             "creation_date": created,
             "properties": {
-                "os": distribution,
                 "release": recipe.release,
-                "description": f"{distribution} {recipe.release} for PostgreSQL replication",
+                "description": f"{recipe.release} for PostgreSQL replication",
                 "user.pg_ops": "built by role lxd_host",
             },
             "templates": {
