@@ -142,7 +142,7 @@ def closing_lines(state: Path, local: local_clusters.Local) -> str:
     conninfo = f"host={hosts} port={ports} dbname=postgres target_session_attrs=read-write"
     psql = shlex.join([os.path.join(local.bin_directory, "psql"), conninfo])
     if local_clusters.is_root():
-        psql = shlex.join(["su", local.owner, "-c", f"cd / && {psql}"])
+        psql = f"(cd / && runuser -u {local.owner} -- {psql})"
     options = f"-i inventories/local --vault-id {VAULT_SCRIPT}"
     look = f"PG_OPS_VAULT_PASSWORD={VAULT_PASSWORD} .venv/bin/ansible-playbook {options} playbooks/status.yml"
     return (

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -22,7 +23,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import cluster_members, observed_topology
 
-Result = Dict[str, Any]
+Result = dict[str, Any]
 display = Display()
 
 
@@ -68,7 +69,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> Result:
         """Return the plan for this host; fails with every reason when it must not be carried out."""
         result = super().run(tmp, task_vars)
-        unused, options = self.validate_argument_spec(
+        _unused, options = self.validate_argument_spec(
             argument_spec={
                 "operation": {"type": "str", "required": True, "choices": sorted(self._operations())},
                 "observed": {"type": "str", "default": "__pg_observed"},
@@ -85,7 +86,7 @@ class ActionModule(ActionBase):
         result.update(changed=False, **decided)
         return result
 
-    def _operations(self) -> Dict[str, Callable[[], Result]]:
+    def _operations(self) -> dict[str, Callable[[], Result]]:
         return {
             "inventory": self._inventory,
             "setup": self._setup,
@@ -157,7 +158,8 @@ class ActionModule(ActionBase):
         if plan.action == HAND_OVER:
             lines = ["Cluster {0}: {1} hands over to {2}.".format(topology.cluster, plan.source, plan.target)]
         else:
-            lines = ["Cluster {0}: {1} is primary; {2}.".format(topology.cluster, plan.target, plan.action.replace("finish", "finishing what an earlier run began"))]
+            doing = {"finish": "finishing what an earlier run began", "nothing": "nothing is to be done"}[plan.action]
+            lines = ["Cluster {0}: {1} is primary; {2}.".format(topology.cluster, plan.target, doing)]
         self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
         after = after_change(topology, plan.source, plan.target, source_returns=True)
         return _decided(topology, after, self._host, plan.action, plan.source, plan.target)
@@ -204,7 +206,7 @@ class ActionModule(ActionBase):
 
     def _prove(self) -> Result:
         topology = self._topology()
-        expected: List[str] = [] if self._options["expect_all"] else [n.host for n in topology.nodes if n.state == "running"]
+        expected: list[str] = [] if self._options["expect_all"] else [n.host for n in topology.nodes if n.state == "running"]
         found = problems(topology, expected)
         if found:
             self._say(topology.cluster, [render_status(topology)])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
@@ -50,6 +50,6 @@ def slot_name(host: str) -> str:
 class FilterModule:
     """The filters of this file."""
 
-    def filters(self) -> Dict[str, Callable[..., Any]]:
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """Return them by name."""
         return {"slot_name": slot_name}

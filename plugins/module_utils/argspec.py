@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 # Empty texts mean "the platform's": they are resolved on the host (see server.py), because only there is it known.
-SERVER_OPTIONS: Dict[str, Dict[str, Any]] = {
+SERVER_OPTIONS: dict[str, dict[str, Any]] = {
     "version": {"type": "str", "default": ""},
     "debian_cluster": {"type": "str", "default": "main"},
     "bin_directory": {"type": "str", "default": ""},
@@ -27,6 +27,6 @@ SERVER_OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def server_argument_spec(**more: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
+def server_argument_spec(**more: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the argument spec of a module that works on a server, with its own options added."""
     return {**{name: dict(option) for name, option in SERVER_OPTIONS.items()}, **more}

@@ -14,7 +14,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
@@ -118,7 +118,7 @@ def require_space(server: Server, peer: Peer) -> int:
     return needed
 
 
-def _tablespaces(server: Server, peer: Peer) -> List[Tuple[str, str]]:
+def _tablespaces(server: Server, peer: Peer) -> list[tuple[str, str]]:
     """Return (oid, location) of the primary's tablespaces that have a place of their own."""
     with connect_peer(server, peer) as session:
         rows = session.rows("SELECT oid::text, pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''")
@@ -137,7 +137,7 @@ def _prepare_empty(server: Server, path: Path) -> None:
     server.own(path)
 
 
-def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> List[Tuple[str, str]]:
+def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[str, str]]:
     """Run pg_basebackup into the directory beside the data; returns the tablespaces that were copied aside as (oid, location)."""
     target = clone_directory(server)
     aside = [(oid, location) for oid, location in _tablespaces(server, peer) if _occupied(location)]
@@ -153,7 +153,7 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> List[Tuple[st
         server.program("pg_basebackup"), "-d", conninfo, "-D", str(target), "-Fp", "-Xs", "--checkpoint=fast", "--no-password",
         "-S", terms.slot_name,
     ]
-    for unused, location in aside:
+    for _oid, location in aside:
         _prepare_empty(server, Path(location + ".clone"))
         argv.extend(["-T", "{0}={1}.clone".format(location.replace("=", "\\="), location.replace("=", "\\="))])
     if terms.max_rate:
@@ -170,7 +170,7 @@ def _write_settings(server: Server, peer: Peer, terms: CloneTerms, directory: Pa
     restore_node_files(server, directory)
 
 
-def swap_in(server: Server, aside: List[Tuple[str, str]], stamp: str) -> str:
+def swap_in(server: Server, aside: list[tuple[str, str]], stamp: str) -> str:
     """Give the copy the data directory's name; returns where the old one is kept, empty when there was none.
 
     Each rename is skipped when an earlier run has done it already.
@@ -210,7 +210,7 @@ def finish_interrupted(server: Server) -> Optional[str]:
     return kept
 
 
-def clone(server: Server, peer: Peer, terms: CloneTerms) -> Dict[str, Any]:
+def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     """Copy the primary and put the copy in place of what is here; the server must be down. Raises ServerError or SqlError."""
     server.ensure_state_directory()
     if server.exists():

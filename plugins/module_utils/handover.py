@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
@@ -28,7 +29,7 @@ class HandOver:
 
     host_name: str
     slot_name: str
-    candidate_slots: Tuple[str, ...]
+    candidate_slots: tuple[str, ...]
     max_lag_bytes: int
     stop_timeout_seconds: float
     catch_up_timeout_seconds: float
@@ -61,7 +62,7 @@ def require_candidate(server: Server, peer: Peer, *, system_identifier: str) -> 
             )
 
 
-def _create_slots(server: Server, peer: Peer, names: Sequence[str]) -> Tuple[str, ...]:
+def _create_slots(server: Server, peer: Peer, names: Sequence[str]) -> tuple[str, ...]:
     """Make the slots that the others will need on the candidate; returns those that were missing."""
     made = []
     with connect_replication(server, peer) as replication:
@@ -81,7 +82,7 @@ def _drop_slots(server: Server, peer: Peer, names: Sequence[str]) -> None:
             replication.rows('DROP_REPLICATION_SLOT "{0}"'.format(name))
 
 
-def _candidate_position(session: sql.Session) -> Tuple[int, int]:
+def _candidate_position(session: sql.Session) -> tuple[int, int]:
     row = session.row("SELECT pg_last_wal_receive_lsn()::text AS received, pg_last_wal_replay_lsn()::text AS replayed")
     return parse_lsn(row["received"] or "0/0"), parse_lsn(row["replayed"] or "0/0")
 
@@ -135,7 +136,7 @@ def _stop(server: Server, terms: HandOver) -> str:
     return control.checkpoint_lsn
 
 
-def _arm(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Optional[str]]:
+def _arm(server: Server, peer: Peer, terms: HandOver) -> dict[str, Optional[str]]:
     """Make sure that whatever starts this server from now on starts a standby; returns what to put back."""
     before = server.read_auto_conf()
     server.write_note("pending", {"operation": "switchover", "source": terms.host_name, "target": peer.name, "phase": "armed"})
@@ -143,7 +144,7 @@ def _arm(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Optional[str]
     return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")}
 
 
-def _take_back(server: Server, before: Dict[str, Optional[str]], terms: HandOver) -> None:
+def _take_back(server: Server, before: dict[str, Optional[str]], terms: HandOver) -> None:
     """Make the old primary the primary again: nothing was promoted, so nobody else can have written."""
     server.remove_standby_signal()
     server.set_auto_conf(before)
@@ -155,7 +156,7 @@ def _take_back(server: Server, before: Dict[str, Optional[str]], terms: HandOver
     server.remove_note("pending")
 
 
-def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver) -> Dict[str, Any]:
+def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver) -> dict[str, Any]:
     """Stop here, promote there. The only code that runs while nobody accepts writes."""
     opened = time.monotonic()
     checkpoint_lsn = _stop(server, terms)
@@ -183,7 +184,7 @@ def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver)
     }
 
 
-def _return_as_standby(server: Server, result: Dict[str, Any], terms: HandOver) -> None:
+def _return_as_standby(server: Server, result: dict[str, Any], terms: HandOver) -> None:
     """Start the old primary as a standby of the new one and wait until it has replayed the new timeline."""
     if not server.postmaster_pid():
         server.start(timeout_seconds=terms.start_timeout_seconds)
@@ -192,7 +193,7 @@ def _return_as_standby(server: Server, result: Dict[str, Any], terms: HandOver) 
     )
 
 
-def hand_over(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Any]:
+def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
     """Hand the primary role of this server to `peer`; returns times, LSNs and the new timeline. Raises ServerError.
 
     A failure before the promotion leaves this server as primary, one after it leaves it fenced.
@@ -220,7 +221,7 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Any]:
         return result
 
 
-def _undo(server: Server, peer: Peer, before: Dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
+def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
     _take_back(server, before, terms)
     try:
         _drop_slots(server, peer, made)
@@ -228,9 +229,9 @@ def _undo(server: Server, peer: Peer, before: Dict[str, Optional[str]], made: Se
         pass  # the candidate is away; max_slot_wal_keep_size bounds what these slots keep, and the next run drops them
 
 
-def resume(server: Server, peer: Peer, terms: HandOver) -> Dict[str, Any]:
+def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
     """Take up a hand-over that was cut off after the fence was armed: the server is down, or runs as a fenced standby."""
-    before: Dict[str, Optional[str]] = {"primary_conninfo": None, "primary_slot_name": None, "recovery_target_timeline": None}
+    before: dict[str, Optional[str]] = {"primary_conninfo": None, "primary_slot_name": None, "recovery_target_timeline": None}
     with deaf_to_hangups():
         try:
             require_candidate(server, peer, system_identifier=server.control_data().system_identifier)

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import List
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import DEBIAN_ETC, Server, ServerError
 
@@ -26,7 +25,7 @@ def has_configuration(server: Server) -> bool:
     return server.config_file.is_file() or not is_debian_layout(server)
 
 
-def _initdb_options(server: Server, encoding: str, locale: str) -> List[str]:
+def _initdb_options(server: Server, encoding: str, locale: str) -> list[str]:
     return [
         "--data-checksums", "--auth-local=peer", "--auth-host=scram-sha-256", "--encoding={0}".format(encoding), "--locale={0}".format(locale),
         "--username={0}".format(server.superuser),

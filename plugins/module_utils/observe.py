@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql, wal_pages
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
@@ -102,7 +103,7 @@ def _free_bytes(path: str) -> int:
 
 def _directory_bytes(path: Path) -> int:
     total = 0
-    for root, unused, names in os.walk(str(path)):
+    for root, _directories, names in os.walk(str(path)):
         for name in names:
             try:
                 total += os.lstat(os.path.join(root, name)).st_size
@@ -111,9 +112,9 @@ def _directory_bytes(path: Path) -> int:
     return total
 
 
-def _upstream(settings: Dict[str, str]) -> Dict[str, Any]:
+def _upstream(settings: dict[str, str]) -> dict[str, Any]:
     conninfo = settings.get("primary_conninfo", "")
-    found: Dict[str, Any] = {"slot_name": settings.get("primary_slot_name", "")}
+    found: dict[str, Any] = {"slot_name": settings.get("primary_slot_name", "")}
     if conninfo:
         parsed = parse_conninfo(conninfo)
         found.update(host=parsed.get("host", ""), user=parsed.get("user", ""), application_name=parsed.get("application_name", ""))
@@ -123,7 +124,7 @@ def _upstream(settings: Dict[str, str]) -> Dict[str, Any]:
     return found
 
 
-def observe_files(server: Server) -> Dict[str, Any]:
+def observe_files(server: Server) -> dict[str, Any]:
     """Return what the files say of a server; it need not run."""
     control = server.control_data()
     wal = server.data("pg_wal")
@@ -152,7 +153,7 @@ def observe_files(server: Server) -> Dict[str, Any]:
     }
 
 
-def _setting_values(session: sql.Session) -> Dict[str, Any]:
+def _setting_values(session: sql.Session) -> dict[str, Any]:
     settings = session.dicts("SELECT name, setting, pending_restart FROM pg_settings WHERE name = ANY(%s)", [list(SETTINGS)])
     return {
         "settings": {row["name"]: row["setting"] for row in settings},
@@ -162,9 +163,9 @@ def _setting_values(session: sql.Session) -> Dict[str, Any]:
     }
 
 
-def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) -> Dict[str, Any]:
+def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) -> dict[str, Any]:
     """Return what a running server says of itself."""
-    found: Dict[str, Any] = {"state": states.RUNNING, **session.row(COMMON), **_setting_values(session)}
+    found: dict[str, Any] = {"state": states.RUNNING, **session.row(COMMON), **_setting_values(session)}
     in_recovery = bool(found.pop("in_recovery"))
     found["role"] = states.STANDBY if in_recovery else states.PRIMARY
     found["major"] = found["server_version_num"] // 10000
@@ -183,7 +184,7 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
     return found
 
 
-def _add_files_of_running(server: Server, found: Dict[str, Any]) -> None:
+def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
     """Add what only the files of a running server tell."""
     segment_bytes, name = found.pop("segment_bytes"), found.pop("oldest_wal_name")
     found["oldest_wal_lsn"] = _segment_start(name, segment_bytes) if name else ""
@@ -197,7 +198,7 @@ def _segment_start(name: str, segment_bytes: int) -> str:
     return format_lsn(int(name[8:16], 16) * 0x100000000 + int(name[16:24], 16) * segment_bytes)
 
 
-def _observe_server(server: Server, roles: Sequence[str]) -> Dict[str, Any]:
+def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:
     """Return the state of a server that has a data directory."""
     if not server.postmaster_pid():
         return observe_files(server)
@@ -212,12 +213,12 @@ def _observe_server(server: Server, roles: Sequence[str]) -> Dict[str, Any]:
     return found
 
 
-def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -> Dict[str, Any]:
+def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -> dict[str, Any]:
     """Return everything that is known of the server on this host; raises PgOpsError only when its files cannot be read.
 
     `roles` are the database roles whose existence is asked for; with `sizes` the data directory is measured.
     """
-    found: Dict[str, Any] = {
+    found: dict[str, Any] = {
         "address": default_address(),
         "installed_major": int(server.version) if server.version.isdigit() else 0,
         "disk_free_bytes": _free_bytes(server.data_directory),
@@ -236,7 +237,7 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     return found
 
 
-def paths_of(server: Server) -> Dict[str, str]:
+def paths_of(server: Server) -> dict[str, str]:
     """Return where the server's files are, for tasks that edit them."""
     return {
         "version": server.version,

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
@@ -20,13 +21,13 @@ SELECT pg_is_in_recovery() AS in_recovery, pg_is_in_recovery() AND pg_is_wal_rep
 """
 
 
-def read_state(session: sql.Session) -> Dict[str, Any]:
+def read_state(session: sql.Session) -> dict[str, Any]:
     """Return whether the server is in recovery, where it is, and its timeline once it writes."""
     row = session.row(STATE)
     return {**row, "timeline": int(row["timeline"], 16) if row["timeline"] else 0}
 
 
-def require_promotable(state: Dict[str, Any]) -> None:
+def require_promotable(state: dict[str, Any]) -> None:
     """Raise ServerError when replay is paused: the promotion would end recovery before everything received was replayed."""
     if state["paused"]:
         raise ServerError(
@@ -34,7 +35,7 @@ def require_promotable(state: Dict[str, Any]) -> None:
         )
 
 
-def await_primary(session: sql.Session, *, timeout_seconds: float) -> Dict[str, Any]:
+def await_primary(session: sql.Session, *, timeout_seconds: float) -> dict[str, Any]:
     """Wait until the server that was asked to promote accepts writes; raises ServerError at the deadline."""
     deadline = time.monotonic() + timeout_seconds
     while session.value("SELECT pg_is_in_recovery()"):
@@ -47,7 +48,7 @@ def await_primary(session: sql.Session, *, timeout_seconds: float) -> Dict[str, 
     return read_state(session)
 
 
-def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str], timeout_seconds: float) -> Dict[str, Any]:
+def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str], timeout_seconds: float) -> dict[str, Any]:
     """Promote this server and return its state as primary. Slots are made first, so that no WAL the others need goes.
 
     pg_promote() is told not to wait, because it looks only ten times a second; we look more often.

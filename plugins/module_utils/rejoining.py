@@ -11,9 +11,16 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import CloneTerms, clone, finish_interrupted, restore_node_files, save_node_files, utc_stamp
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import (
+    CloneTerms,
+    clone,
+    finish_interrupted,
+    restore_node_files,
+    save_node_files,
+    utc_stamp,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
@@ -21,7 +28,15 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, point_at, timeline_history, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    Peer,
+    connect_peer,
+    connect_replication,
+    identify,
+    point_at,
+    timeline_history,
+    wait_until_replayed,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
 
 # A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
@@ -44,7 +59,7 @@ class RejoinTerms:
     max_rate: str = ""
 
 
-def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> Tuple[Node, str]:
+def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[Node, str]:
     """Return the present primary as a node, and a mark: an LSN that a standby must replay to prove that it follows.
 
     Raises ServerError when the peer is no primary, or has not yet written the checkpoint of its promotion: before that its
@@ -85,13 +100,13 @@ def plan(here: Node, primary: Node) -> decisions.RejoinPlan:
     return decisions.plan_rejoin(Topology("", (primary, here)), here)
 
 
-def lost_transactions(server: Server, *, timeline: int, fork_lsn: str) -> List[Dict[str, Any]]:
+def lost_transactions(server: Server, *, timeline: int, fork_lsn: str) -> list[dict[str, Any]]:
     """Return the transactions that committed here behind the fork: xid, LSN, time, touched relations (tablespace/database/file)."""
     argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", fork_lsn]
     # pg_waldump ends with an error where the WAL ends; that is the end we look for.
     done = server.run(argv, timeout_seconds=600, check=False)
-    touched: Dict[str, List[str]] = {}
-    found: List[Dict[str, Any]] = []
+    touched: dict[str, list[str]] = {}
+    found: list[dict[str, Any]] = []
     for line in done.stdout.splitlines():
         match = RECORD.match(line)
         if not match or match.group(2) == "0":
@@ -121,7 +136,7 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
     return count
 
 
-def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> Dict[str, Any]:
+def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
     """Write what will be lost into the state directory before anything is thrown away; returns path and count."""
     server.ensure_state_directory()
     transactions = lost_transactions(server, timeline=here.timeline, fork_lsn=fork_lsn)
@@ -185,7 +200,7 @@ def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: No
     wait_until_replayed(server, mark_lsn=mark, timeline=primary.timeline, timeout_seconds=terms.start_timeout_seconds)
 
 
-def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> Dict[str, Any]:
+def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> dict[str, Any]:
     if server.postmaster_pid():
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     return clone(
@@ -194,9 +209,9 @@ def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> Dict[str, Any]:
     )
 
 
-def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node) -> Dict[str, Any]:
+def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node) -> dict[str, Any]:
     """Rewind or re-clone, the report first; a rewind that cannot be done becomes a re-clone."""
-    result: Dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if server.postmaster_pid():
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
@@ -214,10 +229,12 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     return result
 
 
-def rejoin(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str) -> Dict[str, Any]:
+def rejoin(
+    server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
+) -> dict[str, Any]:
     """Carry the plan out and prove it: the server streams and has replayed the mark. Raises ServerError or SqlError."""
     started = time.monotonic()
-    result: Dict[str, Any] = {"action": chosen.action}
+    result: dict[str, Any] = {"action": chosen.action}
     if finish_interrupted(server) is not None:
         here = observe_here(server, terms)
         chosen = plan(here, primary)
@@ -232,7 +249,7 @@ def rejoin(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.Rej
     return result
 
 
-def mapping_of(chosen: decisions.RejoinPlan) -> Dict[str, Any]:
+def mapping_of(chosen: decisions.RejoinPlan) -> dict[str, Any]:
     """Return the plan as plain data."""
     return {"action": chosen.action, "why": chosen.why, "fork_lsn": chosen.fork_lsn, "blockers": [b.as_result() for b in chosen.blockers]}
 

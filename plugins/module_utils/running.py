@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.pg_ops.replication.plugins.module_utils.argspec import server_argument_spec
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
-Work = Callable[[AnsibleModule, Server], Dict[str, Any]]
+Work = Callable[[AnsibleModule, Server], dict[str, Any]]
 
 
-def run_module(work: Work, **options: Dict[str, Any]) -> None:
+def run_module(work: Work, **options: dict[str, Any]) -> None:
     """Run a module on a server: `work` returns the result; a PgOpsError becomes a failure with its data."""
     module = AnsibleModule(argument_spec=server_argument_spec(**options), supports_check_mode=True)
     try:
@@ -32,12 +32,12 @@ def _with_hint(error: PgOpsError) -> str:
     return error.message
 
 
-def text_diff(name: str, before: str, after: str) -> Dict[str, str]:
+def text_diff(name: str, before: str, after: str) -> dict[str, str]:
     """Return Ansible's diff of a file or of a server's state as text."""
     return {"before_header": name, "after_header": name, "before": before, "after": after}
 
 
-def mapping_diff(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Dict[str, str]:
+def mapping_diff(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
     """Return Ansible's diff of facts, one a line."""
 
     def lines(values: Mapping[str, Any]) -> str:

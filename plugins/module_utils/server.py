@@ -14,9 +14,10 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import parse_conf, set_conf
@@ -73,7 +74,7 @@ class Server:
     timeout_seconds: float
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "Server":
+    def from_params(cls, params: Mapping[str, Any]) -> Server:
         """Return the server that the module's options name; empty ones are filled in from the platform."""
         cluster = params["debian_cluster"]
         version = params["version"] or _newest(DEBIAN_ETC, cluster) or platform_major() or _newest(DEBIAN_BIN, "bin/postgres")
@@ -154,7 +155,7 @@ class Server:
         except KeyError:
             return None
 
-    def _switch(self) -> Dict[str, Any]:
+    def _switch(self) -> dict[str, Any]:
         """Return the arguments that make a child process run as the server's account; ours must be root or that account."""
         account = self.account()
         if account is None:
@@ -171,7 +172,7 @@ class Server:
 
     def run(
         self, argv: Sequence[str], *, timeout_seconds: float, check: bool = True, stdin: str = "", environment: Optional[Mapping[str, str]] = None
-    ) -> "subprocess.CompletedProcess[str]":
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program as the server's account with LC_ALL=C; raises ServerError when it fails or does not end in time."""
         account = self.account()
         env = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "HOME": account.pw_dir if account else "/", **(environment or {})}
@@ -223,7 +224,7 @@ class Server:
 
     # -- notes that outlive a run ------------------------------------------------------------------------------------------
 
-    def read_note(self, name: str) -> Dict[str, Any]:
+    def read_note(self, name: str) -> dict[str, Any]:
         """Return a note from the state directory; empty when there is none."""
         try:
             found = json.loads(self.state(name + ".json").read_text(encoding="utf-8"))
@@ -257,7 +258,7 @@ class Server:
         """The file that ALTER SYSTEM writes; it wins over every other configuration file."""
         return self.data("postgresql.auto.conf")
 
-    def read_auto_conf(self) -> Dict[str, str]:
+    def read_auto_conf(self) -> dict[str, str]:
         """Return the settings in postgresql.auto.conf."""
         return parse_conf(read_verbatim(self.auto_conf))
 
@@ -417,7 +418,7 @@ class Server:
                     raise
             time.sleep(0.05)
 
-    def peer(self, host: str, port: int, user: str, **more: Any) -> Dict[str, Any]:
+    def peer(self, host: str, port: int, user: str, **more: Any) -> dict[str, Any]:
         """Return libpq's parameters for a connection to a peer; the password comes from the passfile alone."""
         return {"host": host, "port": port, "user": user, "dbname": self.database, "passfile": str(self.passfile), **more}
 
@@ -431,7 +432,7 @@ def read_verbatim(path: Path) -> str:
         return ""
 
 
-def children_of(pid: int) -> List[int]:
+def children_of(pid: int) -> list[int]:
     """Return the process ids of the direct children of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):

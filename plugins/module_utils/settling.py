@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
@@ -23,15 +24,15 @@ class Place:
     host_name: str
     slot_name: str
     upstream: Optional[Peer]
-    slots_present: Tuple[str, ...]
-    slots_absent: Tuple[str, ...]
-    downstreams: Tuple[str, ...]
+    slots_present: tuple[str, ...]
+    slots_absent: tuple[str, ...]
+    downstreams: tuple[str, ...]
     timeline: int
     mark_lsn: str
     timeout_seconds: float
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "Place":
+    def from_params(cls, params: Mapping[str, Any]) -> Place:
         """Return the place that the module's options describe."""
         up = params["upstream"]
         peer = Peer(up["name"], up["address"], up["port"], params["replication_user"], "") if up else None
@@ -54,8 +55,8 @@ class PlacePlan:
 
     point: bool
     slots: SlotPlan
-    before: Dict[str, Any]
-    after: Dict[str, Any]
+    before: dict[str, Any]
+    after: dict[str, Any]
 
     @property
     def changed(self) -> bool:
@@ -63,7 +64,7 @@ class PlacePlan:
         return self.point or self.slots.changed
 
 
-def _slot_plan(place: Place, present: List[Dict[str, Any]]) -> SlotPlan:
+def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
     # A slot that should go may still be in use by a sibling that is just being re-pointed: the drop waits for it.
     wishes = [SlotWish(name) for name in place.slots_present]
     return plan_slots(present, wishes, place.slots_absent, force=True)
@@ -112,7 +113,7 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
         time.sleep(0.05)
 
 
-def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -> Dict[str, Any]:
+def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -> dict[str, Any]:
     """Carry the plan out, wait until the server is in its place, and return what is then observed of it."""
     if check_mode:
         return observe(server)

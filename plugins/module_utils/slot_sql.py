@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
@@ -40,8 +41,8 @@ class SlotWish:
 class SlotPlan:
     """What is created and what is dropped."""
 
-    create: Tuple[SlotWish, ...] = ()
-    drop: Tuple[str, ...] = ()
+    create: tuple[SlotWish, ...] = ()
+    drop: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -49,19 +50,19 @@ class SlotPlan:
         return bool(self.create or self.drop)
 
 
-def read_slots(session: sql.Session) -> List[Dict[str, Any]]:
+def read_slots(session: sql.Session) -> list[dict[str, Any]]:
     """Return every slot of the server as plain data; sizes in bytes."""
     return session.dicts(QUERY)
 
 
-def plan_slots(present: Sequence[Dict[str, Any]], wanted: Sequence[SlotWish], unwanted: Sequence[str], *, force: bool = False) -> SlotPlan:
+def plan_slots(present: Sequence[dict[str, Any]], wanted: Sequence[SlotWish], unwanted: Sequence[str], *, force: bool = False) -> SlotPlan:
     """Return what to create and drop. Raises SlotError for a slot of the wrong kind and for an active one that should go.
 
     A physical slot whose WAL is lost can never be used again; it is made anew.
     """
     by_name = {slot["name"]: slot for slot in present}
-    create: List[SlotWish] = []
-    drop: List[str] = []
+    create: list[SlotWish] = []
+    drop: list[str] = []
     for wish in wanted:
         slot = by_name.get(wish.name)
         if slot is None:
@@ -84,7 +85,7 @@ def plan_slots(present: Sequence[Dict[str, Any]], wanted: Sequence[SlotWish], un
     return SlotPlan(tuple(create), tuple(drop))
 
 
-def _refuse_other_kind(slot: Dict[str, Any], wish: SlotWish) -> None:
+def _refuse_other_kind(slot: dict[str, Any], wish: SlotWish) -> None:
     observed = "{0} {1}".format(slot["type"], slot["plugin"]).strip()
     required = "{0} {1}".format(wish.type, wish.plugin).strip()
     if observed != required:

@@ -13,7 +13,8 @@ import contextlib
 import os
 import select
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 
@@ -75,7 +76,7 @@ class Session:
         self._connection = connection
         self._timeout_seconds = timeout_seconds
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -86,7 +87,7 @@ class Session:
         with contextlib.suppress(psycopg2.Error):
             self._connection.close()
 
-    def rows(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> List[Tuple[Any, ...]]:
+    def rows(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> list[tuple[Any, ...]]:
         """Run one statement with bound values and return its rows; raises SqlError."""
         _Clock.deadline = time.monotonic() + (timeout_seconds or self._timeout_seconds)
         try:
@@ -96,13 +97,13 @@ class Session:
         except psycopg2.Error as error:
             raise SqlError(_text(error), sqlstate=str(getattr(error, "pgcode", "") or "")) from error
 
-    def row(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> Dict[str, Any]:
+    def row(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> dict[str, Any]:
         """Run one statement and return its first row by column name; empty when there is none."""
         _Clock.deadline = time.monotonic() + (timeout_seconds or self._timeout_seconds)
         found = self.dicts(statement, values, timeout_seconds=timeout_seconds)
         return found[0] if found else {}
 
-    def dicts(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> List[Dict[str, Any]]:
+    def dicts(self, statement: Any, values: Sequence[Any] = (), *, timeout_seconds: Optional[float] = None) -> list[dict[str, Any]]:
         """Run one statement and return its rows by column name; raises SqlError."""
         _Clock.deadline = time.monotonic() + (timeout_seconds or self._timeout_seconds)
         try:
@@ -131,7 +132,7 @@ def require_psycopg2() -> None:
         )
 
 
-def connect(parameters: Dict[str, Any], *, timeout_seconds: float, as_uid: Optional[int] = None, replication: bool = False) -> Session:
+def connect(parameters: dict[str, Any], *, timeout_seconds: float, as_uid: Optional[int] = None, replication: bool = False) -> Session:
     """Open a session; `parameters` are libpq's (no password: a passfile). Raises SqlError within `timeout_seconds`.
 
     With `replication` it is a physical replication connection, which takes replication commands only.

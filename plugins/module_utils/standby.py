@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
@@ -26,12 +27,12 @@ class Peer:
     rewind_user: str
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "Peer":
+    def from_params(cls, params: Mapping[str, Any]) -> Peer:
         """Return the peer that a module's `peer_` options name."""
         return cls(params["peer_name"], params["peer_address"], params["peer_port"], params["replication_user"], params["rewind_user"])
 
 
-PEER_OPTIONS: Dict[str, Dict[str, Any]] = {
+PEER_OPTIONS: dict[str, dict[str, Any]] = {
     "peer_name": {"type": "str", "required": True},
     "peer_address": {"type": "str", "required": True},
     "peer_port": {"type": "int", "default": 5432},
@@ -42,7 +43,7 @@ PEER_OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> Dict[str, Optional[str]]:
+def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> dict[str, Optional[str]]:
     """Return the settings that tie this server to `peer`; the password stays in the passfile."""
     conninfo = format_conninfo(
         {
@@ -84,7 +85,7 @@ def connect_replication(server: Server, peer: Peer, *, timeout_seconds: Optional
 
 
 def _open(
-    server: Server, peer: Peer, parameters: Dict[str, Any], user: str, *, timeout_seconds: Optional[float], replication: bool = False
+    server: Server, peer: Peer, parameters: dict[str, Any], user: str, *, timeout_seconds: Optional[float], replication: bool = False
 ) -> sql.Session:
     account = server.account()
     uid = account.pw_uid if account else None
@@ -111,7 +112,7 @@ def _connect_hint(message: str, peer: Peer, user: str) -> str:
     return "Check that the server runs there and that the port is open between the hosts."
 
 
-def identify(session: sql.Session) -> Dict[str, Any]:
+def identify(session: sql.Session) -> dict[str, Any]:
     """Return what IDENTIFY_SYSTEM answers on a replication connection: systemid, timeline, xlogpos."""
     return session.row("IDENTIFY_SYSTEM")
 
@@ -124,14 +125,14 @@ def timeline_history(session: sql.Session, timeline: int) -> str:
     return bytes(content).decode("utf-8") if not isinstance(content, str) else content
 
 
-def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float) -> Dict[str, Any]:
+def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float) -> dict[str, Any]:
     """Wait until this standby streams on `timeline` and has replayed `mark_lsn`; raises ServerError at the deadline.
 
     The state 'streaming' alone proves nothing: a standby that has forked off flickers through it in a loop.
     """
     deadline = time.monotonic() + timeout_seconds
     mark = parse_lsn(mark_lsn) if mark_lsn else 0
-    seen: Dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     session = server.wait_for_sql(timeout_seconds=timeout_seconds)
     with session:
         while True:
@@ -150,10 +151,9 @@ def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout
     )
 
 
-def _progress(session: sql.Session) -> Dict[str, Any]:
-    row = session.row(
+def _progress(session: sql.Session) -> dict[str, Any]:
+    return session.row(
         "SELECT coalesce((SELECT status FROM pg_stat_wal_receiver), '') AS status,"
         " coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0) AS timeline,"
         " coalesce(pg_last_wal_replay_lsn()::text, '') AS replay_lsn"
     )
-    return row

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
 
@@ -18,10 +18,10 @@ PAGE_HEADER = struct.Struct("<HHIQ")
 SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
 
 
-def segment_positions(directory: Path, segment_bytes: int) -> Dict[int, List[Path]]:
+def segment_positions(directory: Path, segment_bytes: int) -> dict[int, list[Path]]:
     """Return the WAL segments of a directory by their start position, each with the newest timeline first."""
     per_id = 0x100000000 // segment_bytes
-    found: Dict[int, List[Path]] = {}
+    found: dict[int, list[Path]] = {}
     for path in directory.iterdir():
         match = SEGMENT.match(path.name)
         if match:

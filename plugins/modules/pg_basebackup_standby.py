@@ -60,7 +60,7 @@ copy_seconds:
   type: float
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import CloneTerms, clone, finish_interrupted, require_movable, require_space
@@ -90,7 +90,7 @@ def refuse_foreign(server: Server) -> None:
     )
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Copy unless the standby is there."""
     params = module.params
     peer = Peer.from_params(params)

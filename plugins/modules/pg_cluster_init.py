@@ -47,7 +47,7 @@ data_directory:
   sample: /var/lib/postgresql/15/main
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.initialising import has_configuration, make_configuration, make_server
@@ -55,7 +55,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.running import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Make the server, or just its configuration, unless it is there."""
     config_only = module.params["config_only"]
     present = has_configuration(server) if config_only else server.exists()

@@ -31,7 +31,7 @@ fenced:
   type: bool
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.fencing import fence, is_fenced
@@ -39,7 +39,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.running import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Fence unless it is so already."""
     fenced = is_fenced(server)
     if not fenced and not module.check_mode:

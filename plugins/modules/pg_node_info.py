@@ -55,7 +55,7 @@ paths:
   sample: {"data_directory": "/var/lib/postgresql/15/main", "hba_file": "/etc/postgresql/15/main/pg_hba.conf"}
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe, paths_of
@@ -63,7 +63,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.running import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Observe the server."""
     node = observe(server, roles=module.params["roles"], sizes=module.params["sizes"])
     return {"changed": False, "node": node, "paths": paths_of(server)}

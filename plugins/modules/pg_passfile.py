@@ -71,7 +71,7 @@ path:
   sample: /var/lib/postgresql/15/main.pg_ops/passfile
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import PassfileEntry, format_passfile
@@ -79,7 +79,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.running import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 
-def wanted_text(params: Dict[str, Any]) -> str:
+def wanted_text(params: dict[str, Any]) -> str:
     """Return the passfile's text; raises ConninfoError for a password that no passfile can hold."""
     return format_passfile(
         [
@@ -90,7 +90,7 @@ def wanted_text(params: Dict[str, Any]) -> str:
     )
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Write the passfile when its text or its mode differs."""
     after = wanted_text(module.params)
     present = server.passfile.is_file()

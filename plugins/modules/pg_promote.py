@@ -70,7 +70,7 @@ promote_seconds:
 """
 
 import time
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
@@ -80,7 +80,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.running import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, deaf_to_hangups
 
 
-def require_wal(state: Dict[str, Any], min_lsn: str) -> None:
+def require_wal(state: dict[str, Any], min_lsn: str) -> None:
     """Raise ServerError when the standby has less WAL than it must."""
     if min_lsn and parse_lsn(state["position_lsn"] or "0/0") < parse_lsn(min_lsn):
         raise ServerError(
@@ -89,7 +89,7 @@ def require_wal(state: Dict[str, Any], min_lsn: str) -> None:
         )
 
 
-def promote(module: AnsibleModule, server: Server, session: sql.Session) -> Dict[str, Any]:
+def promote(module: AnsibleModule, server: Server, session: sql.Session) -> dict[str, Any]:
     """Promote and checkpoint; what a dying controller sends does not cut it in two."""
     params = module.params
     with deaf_to_hangups():
@@ -103,12 +103,12 @@ def promote(module: AnsibleModule, server: Server, session: sql.Session) -> Dict
     return {"timeline": state["timeline"], "mark_lsn": state["position_lsn"], "promote_seconds": seconds}
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Promote unless the server is primary."""
     with server.connect() as session:
         state = read_state(session)
         changed = bool(state["in_recovery"])
-        result: Dict[str, Any] = {"timeline": state["timeline"], "mark_lsn": state["position_lsn"]}
+        result: dict[str, Any] = {"timeline": state["timeline"], "mark_lsn": state["position_lsn"]}
         if changed:
             require_promotable(state)
             require_wal(state, module.params["min_lsn"])

@@ -85,7 +85,7 @@ seconds:
   type: float
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
@@ -95,7 +95,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
 
-def terms_of(params: Dict[str, Any]) -> RejoinTerms:
+def terms_of(params: dict[str, Any]) -> RejoinTerms:
     """Return the terms that the options name."""
     return RejoinTerms(
         host_name=params["host_name"],
@@ -108,7 +108,7 @@ def terms_of(params: Dict[str, Any]) -> RejoinTerms:
     )
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Observe both sides, plan, and act."""
     peer, terms = Peer.from_params(module.params), terms_of(module.params)
     primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)

@@ -82,7 +82,7 @@ dropped:
   elements: str
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import validate_slot_name
@@ -91,7 +91,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
 
 
-def make_plan(params: Dict[str, Any], present: Any) -> SlotPlan:
+def make_plan(params: dict[str, Any], present: Any) -> SlotPlan:
     """Return what the options ask for."""
     for name in params["name"]:
         validate_slot_name(name)
@@ -102,7 +102,7 @@ def make_plan(params: Dict[str, Any], present: Any) -> SlotPlan:
     return plan_slots(present, wishes, [])
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, show, and act."""
     with server.connect() as session:
         present = read_slots(session)

@@ -44,14 +44,14 @@ running:
   type: bool
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Bring the server into the wanted state."""
     state, timeout = module.params["state"], module.params["timeout_seconds"]
     running = bool(server.postmaster_pid())

@@ -94,7 +94,7 @@ node:
   type: dict
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
@@ -102,7 +102,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.settling import Place, plan_place, settle
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, show, act, observe."""
     place = Place.from_params(module.params)
     plan = plan_place(server, place)

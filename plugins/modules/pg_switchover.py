@@ -81,7 +81,7 @@ window_seconds:
   type: float
 """
 
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.handover import HandOver, hand_over, require_candidate, resume
@@ -91,7 +91,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
 
-def terms_of(params: Dict[str, Any]) -> HandOver:
+def terms_of(params: dict[str, Any]) -> HandOver:
     """Return the terms that the options name."""
     return HandOver(
         host_name=params["host_name"],
@@ -113,7 +113,7 @@ def is_primary(server: Server) -> bool:
         return not read_state(session)["in_recovery"]
 
 
-def work(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Hand over, or take a hand-over up again that was cut off."""
     peer = Peer.from_params(module.params)
     terms = terms_of(module.params)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
@@ -33,7 +34,7 @@ def _integer(value: Any, otherwise: int) -> int:
         return otherwise
 
 
-def cluster_members(host: str, groups: Mapping[str, List[str]], hostvars: Mapping[str, Any]) -> List[Member]:
+def cluster_members(host: str, groups: Mapping[str, list[str]], hostvars: Mapping[str, Any]) -> list[Member]:
     """Return every member of the host's cluster, in the inventory's order."""
     cluster = str(hostvars[host].get("pg_cluster_name", "main"))
     members = [member_from_variables(name, hostvars[name]) for name in groups.get(GROUP, [])]
@@ -51,7 +52,7 @@ def _why_unobserved(registered: Mapping[str, Any], in_play: bool) -> str:
 
 def node_from_registered(member: Member, registered: Mapping[str, Any], *, in_play: bool) -> Node:
     """Return a node from what a task registered; without an observation it is an unreachable one."""
-    observed: Dict[str, Any] = dict(registered.get("node") or {})
+    observed: dict[str, Any] = dict(registered.get("node") or {})
     if not observed:
         observed = {"problem": _why_unobserved(registered, in_play)}
     return node_from_mapping(member, observed)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Dict, Iterable, List
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Blocker:
         hint = " " + self.hint if self.hint else ""
         return "{0}: {1}{2}.{3}".format(self.host, self.problem, facts, hint)
 
-    def as_result(self) -> Dict[str, str]:
+    def as_result(self) -> dict[str, str]:
         """Return the refusal as plain data."""
         return {
             "reason": self.reason,
@@ -43,6 +43,6 @@ class Blocker:
 
 def refusal(what: str, blockers: Iterable[Blocker]) -> str:
     """Return the text that refuses `what`, one blocker a line."""
-    lines: List[str] = ["Refused: " + what + ". Nothing was changed."]
+    lines: list[str] = ["Refused: " + what + ". Nothing was changed."]
     lines.extend("  - " + blocker.message for blocker in blockers)
     return "\n".join(lines)

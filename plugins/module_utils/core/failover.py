@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -25,13 +25,13 @@ class FailoverPlan:
     action: str
     source: str
     target: str
-    fence: Tuple[str, ...] = ()
+    fence: tuple[str, ...] = ()
     lost_bytes: Optional[int] = None
-    blockers: Tuple[Blocker, ...] = ()
-    notes: Tuple[str, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _astray(topology: Topology, primary: Node) -> Tuple[Node, ...]:
+def _astray(topology: Topology, primary: Node) -> tuple[Node, ...]:
     return tuple(node for node in topology.standbys if standby_problem(topology, node, primary) is not None)
 
 
@@ -48,7 +48,7 @@ def _with_primary(topology: Topology, primary: Node) -> FailoverPlan:
     return FailoverPlan(TAKE_OVER, primary.host, "", blockers=(blocker,))
 
 
-def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> List[Blocker]:
+def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
     if limits.unfenced == "accept":
         return []
     if source is None:
@@ -78,7 +78,7 @@ def _loss(source: Optional[Node], target: Node) -> Optional[int]:
     return bytes_behind(target, source.wal_end_lsn)
 
 
-def _loss_blockers(source: Optional[Node], target: Node, lost: Optional[int], limits: Limits) -> List[Blocker]:
+def _loss_blockers(source: Optional[Node], target: Node, lost: Optional[int], limits: Limits) -> list[Blocker]:
     allowed = max(limits.max_lag_bytes, limits.accept_data_loss_bytes)
     if source is None or lost is None or lost <= allowed:
         return []
@@ -91,8 +91,8 @@ def _loss_blockers(source: Optional[Node], target: Node, lost: Optional[int], li
     ]
 
 
-def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optional[int]) -> Tuple[str, ...]:
-    notes: List[str] = []
+def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optional[int]) -> tuple[str, ...]:
+    notes: list[str] = []
     old = source.host if source else "the old primary"
     if lost is None:
         notes.append("How much {0} had that {1} lacks cannot be known: its WAL could not be read".format(old, target.host))

@@ -233,7 +233,21 @@ def _upstream_problems(containers: Sequence[Container]) -> list[str]:
                 f"Container {container.name} has upstream {container.upstream}, which lxd_containers does not name "
                 f"in cluster {container.cluster}. Name one that it does."
             )
-    return problems
+    return problems or _circles({container.name: container.upstream for container in containers})
+
+
+def _circles(upstreams: Mapping[str, Optional[str]]) -> list[str]:
+    """One sentence a circle of upstreams, which no primary feeds."""
+    circles = set()
+    for start in upstreams:
+        path: list[str] = []
+        current: Optional[str] = start
+        while current is not None and current not in path:
+            path.append(current)
+            current = upstreams.get(current)
+        if current is not None:
+            circles.add(tuple(sorted(path[path.index(current) :])))
+    return [f"Containers {', '.join(circle)} stream in a circle, without a primary. Change the upstream of one." for circle in sorted(circles)]
 
 
 def _existing_problems(containers: Sequence[Container], existing: Iterable[Mapping[str, Any]]) -> list[str]:

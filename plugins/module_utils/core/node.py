@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import most_advanced
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import slot_name_for
@@ -144,11 +145,11 @@ class Node:
     rewind_unfinished: bool = False
     upstream: Upstream = field(default_factory=Upstream)
     receiver: Receiver = field(default_factory=Receiver)
-    senders: Tuple[Sender, ...] = ()
-    slots: Tuple[Slot, ...] = ()
+    senders: tuple[Sender, ...] = ()
+    slots: tuple[Slot, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
-    pending_restart: Tuple[str, ...] = ()
-    roles: Tuple[str, ...] = ()
+    pending_restart: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     client_connections: int = 0
     data_checksums: bool = False
     wal_log_hints: bool = False

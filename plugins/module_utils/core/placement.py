@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
@@ -19,9 +19,9 @@ class Placement:
 
     host: str
     upstream: Optional[Node]
-    slots_present: Tuple[str, ...]
-    slots_absent: Tuple[str, ...]
-    downstreams: Tuple[str, ...]
+    slots_present: tuple[str, ...]
+    slots_absent: tuple[str, ...]
+    downstreams: tuple[str, ...]
 
 
 def after_change(topology: Topology, source: str, target: str, *, source_returns: bool) -> Topology:

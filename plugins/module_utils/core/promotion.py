@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -26,19 +26,19 @@ class Limits:
     unfenced: str = ""
 
 
-def _rank(node: Node) -> Tuple[int, int, int]:
+def _rank(node: Node) -> tuple[int, int, int]:
     """Order candidates: the newest timeline, then the most WAL, then the highest priority."""
     return (node.timeline, parse_lsn(node.position_lsn or "0/0"), node.member.priority)
 
 
-def candidates(topology: Topology) -> Tuple[Node, ...]:
+def candidates(topology: Topology) -> tuple[Node, ...]:
     """Return the standbys that could be promoted, the best first; the inventory's order breaks ties."""
     able = [node for node in topology.standbys if node.member.priority > 0]
     return tuple(sorted(able, key=_rank, reverse=True))
 
 
-def _state_blockers(node: Node) -> List[Blocker]:
-    found: List[Blocker] = []
+def _state_blockers(node: Node) -> list[Blocker]:
+    found: list[Blocker] = []
     if not node.is_running_standby:
         found.append(
             Blocker(
@@ -72,8 +72,8 @@ def _state_blockers(node: Node) -> List[Blocker]:
     return found
 
 
-def _compared_blockers(topology: Topology, node: Node) -> List[Blocker]:
-    found: List[Blocker] = []
+def _compared_blockers(topology: Topology, node: Node) -> list[Blocker]:
+    found: list[Blocker] = []
     for other in topology.standbys:
         if other.host == node.host:
             continue
@@ -102,7 +102,7 @@ def _compared_blockers(topology: Topology, node: Node) -> List[Blocker]:
     return found
 
 
-def promotion_blockers(topology: Topology, host: str) -> Tuple[Blocker, ...]:
+def promotion_blockers(topology: Topology, host: str) -> tuple[Blocker, ...]:
     """Return why the named node must not be promoted, whatever the reason for the promotion; empty when nothing speaks against it."""
     node = topology.node(host)
     if node is None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -30,14 +30,14 @@ class RejoinPlan:
     action: str
     why: str
     fork_lsn: str = ""
-    blockers: Tuple[Blocker, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
 
 
 def _refuse(reason: str, node: Node, problem: str, observed: str, required: str, hint: str) -> RejoinPlan:
     return RejoinPlan(REFUSE, problem, blockers=(Blocker(reason, node.host, problem, observed, required, hint),))
 
 
-def _history(node: Node) -> Tuple[Switch, ...]:
+def _history(node: Node) -> tuple[Switch, ...]:
     return parse_history(node.timeline_history) if node.timeline_history else ()
 
 
@@ -61,7 +61,7 @@ def _identity_refusal(node: Node, primary: Node) -> Optional[RejoinPlan]:
 
 
 def _fork_lsn(node: Node, primary: Node) -> str:
-    timeline, lsn = fork_point(_history(node), node.timeline, _history(primary), primary.timeline)
+    _timeline, lsn = fork_point(_history(node), node.timeline, _history(primary), primary.timeline)
     if lsn is None:
         return ""
     return format_lsn(lsn)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -32,12 +33,12 @@ class SetupPlan:
     role: str
     action: str
     primary: str
-    blockers: Tuple[Blocker, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
 
 
-def inventory_blockers(cluster: str, members: Sequence[Member]) -> Tuple[Blocker, ...]:
+def inventory_blockers(cluster: str, members: Sequence[Member]) -> tuple[Blocker, ...]:
     """Return what is wrong with the inventory's words about one cluster, before any host is touched."""
-    found: List[Blocker] = []
+    found: list[Blocker] = []
     if not CLUSTER_NAME.match(cluster):
         found.append(
             Blocker(
@@ -59,8 +60,8 @@ def inventory_blockers(cluster: str, members: Sequence[Member]) -> Tuple[Blocker
     return tuple(found)
 
 
-def _member_blockers(member: Member, members: Sequence[Member]) -> List[Blocker]:
-    found: List[Blocker] = []
+def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]:
+    found: list[Blocker] = []
     hosts = [other.host for other in members]
     if member.initial_role not in (PRIMARY, STANDBY, ""):
         found.append(
@@ -99,8 +100,8 @@ def _initial_primary(topology: Topology) -> Optional[Node]:
     return first
 
 
-def _node_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocker]:
-    found: List[Blocker] = []
+def _node_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocker]:
+    found: list[Blocker] = []
     if node.state == states.UNREACHABLE:
         return [Blocker("unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or take it out.")]
     if node.port_taken_by:
@@ -124,8 +125,8 @@ def _comes_up_by_itself(node: Node) -> bool:
     return node.is_running_standby or node.is_running_primary or (node.standby_signal and bool(node.upstream.host) and not node.fenced)
 
 
-def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> List[Blocker]:
-    found: List[Blocker] = []
+def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocker]:
+    found: list[Blocker] = []
     same = node.system_identifier == primary.system_identifier and bool(node.system_identifier)
     if node.state != states.ABSENT and not same and not replace_data:
         found.append(
@@ -163,7 +164,7 @@ def plan_setup(topology: Topology, host: str, replace_data: bool = False) -> Set
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
                     "Use failover.yml or start_new_standby.yml for a cluster that was set up before."),
         ))
-    found: List[Blocker] = []
+    found: list[Blocker] = []
     for node in topology.nodes:
         found.extend(_node_blockers(node, primary, replace_data))
     if not any(blocker.reason in ("foreign_data", "two_primaries") for blocker in found) and not replace_data:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Node, Sender, Slot
@@ -28,7 +29,7 @@ def format_bytes(count: Optional[int]) -> str:
     return "{0:.1f}{1}".format(size, unit) if size < 10 else "{0:.0f}{1}".format(size, unit)
 
 
-def _sender_of(topology: Topology, node: Node) -> Tuple[Optional[Node], Optional[Sender], Optional[Slot]]:
+def _sender_of(topology: Topology, node: Node) -> tuple[Optional[Node], Optional[Sender], Optional[Slot]]:
     upstream = topology.upstream_of(node)
     if upstream is None:
         return None, None, None
@@ -50,9 +51,9 @@ def _lag_seconds(sender: Optional[Sender], lag_bytes: Optional[int]) -> Optional
     return sender.replay_lag_seconds if sender else None
 
 
-def status_rows(topology: Topology) -> List[Dict[str, Any]]:
+def status_rows(topology: Topology) -> list[dict[str, Any]]:
     """Return one row a node, the primary first: plain data, sizes in bytes, lag in bytes and seconds (None: unknown)."""
-    rows: List[Dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for node in sorted(topology.nodes, key=lambda item: not item.is_running_primary):
         upstream, sender, slot = _sender_of(topology, node)
         primary = node.role == PRIMARY
@@ -76,7 +77,7 @@ def status_rows(topology: Topology) -> List[Dict[str, Any]]:
     return rows
 
 
-def _cells(row: Dict[str, Any]) -> Tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     lag = "-"
     if row["lag_bytes"] is not None:
         seconds = row["lag_seconds"]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -26,8 +26,8 @@ class SwitchoverPlan:
     action: str
     source: str
     target: str
-    blockers: Tuple[Blocker, ...] = ()
-    notes: Tuple[str, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _pending(topology: Topology) -> Optional[Node]:
@@ -37,8 +37,8 @@ def _pending(topology: Topology) -> Optional[Node]:
     return None
 
 
-def _capacity_blockers(topology: Topology, target: Node) -> List[Blocker]:
-    found: List[Blocker] = []
+def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:
+    found: list[Blocker] = []
     needed = len(topology.nodes) - 1
     for name, used in (("max_wal_senders", len(target.senders)), ("max_replication_slots", len(target.slots))):
         limit = int(target.settings.get(name, "0") or 0)
@@ -58,8 +58,8 @@ def _capacity_blockers(topology: Topology, target: Node) -> List[Blocker]:
     return found
 
 
-def _source_blockers(source: Node, limits: Limits) -> List[Blocker]:
-    found: List[Blocker] = []
+def _source_blockers(source: Node, limits: Limits) -> list[Blocker]:
+    found: list[Blocker] = []
     if source.archive_ready_files > limits.max_archive_ready_files:
         found.append(
             Blocker(
@@ -105,8 +105,8 @@ def _source_blockers(source: Node, limits: Limits) -> List[Blocker]:
     return found
 
 
-def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> List[Blocker]:
-    found: List[Blocker] = []
+def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> list[Blocker]:
+    found: list[Blocker] = []
     if source.server_version_num != target.server_version_num:
         found.append(
             Blocker(
@@ -133,7 +133,7 @@ def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limit
     return found
 
 
-def _sibling_blockers(topology: Topology, source: Node, target: Node) -> List[Blocker]:
+def _sibling_blockers(topology: Topology, source: Node, target: Node) -> list[Blocker]:
     return [
         Blocker(
             "sibling_unreachable", node.host, "cannot be re-pointed to the new primary", node.problem or node.state, "reachable",
@@ -144,7 +144,7 @@ def _sibling_blockers(topology: Topology, source: Node, target: Node) -> List[Bl
     ]
 
 
-def switchover_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> Tuple[Blocker, ...]:
+def switchover_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> tuple[Blocker, ...]:
     """Return why `source` must not hand over to `target`; empty when nothing speaks against it.
 
     Follows what `repmgr standby switchover` and `patronictl switchover` check before they touch anything.

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as nodes_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -20,7 +21,7 @@ class Topology:
     """The nodes of one cluster as they were observed, in the inventory's order."""
 
     cluster: str
-    nodes: Tuple[Node, ...]
+    nodes: tuple[Node, ...]
 
     def node(self, host: str) -> Optional[Node]:
         """Return the node of that inventory name, None when the cluster has no such host."""
@@ -30,7 +31,7 @@ class Topology:
         return None
 
     @property
-    def primaries(self) -> Tuple[Node, ...]:
+    def primaries(self) -> tuple[Node, ...]:
         """Every node that accepts writes."""
         return tuple(node for node in self.nodes if node.is_running_primary)
 
@@ -40,11 +41,11 @@ class Topology:
         return self.primaries[0] if len(self.primaries) == 1 else None
 
     @property
-    def standbys(self) -> Tuple[Node, ...]:
+    def standbys(self) -> tuple[Node, ...]:
         """The running nodes that are in recovery."""
         return tuple(node for node in self.nodes if node.is_running_standby)
 
-    def others(self, host: str) -> Tuple[Node, ...]:
+    def others(self, host: str) -> tuple[Node, ...]:
         """Every node but the named one."""
         return tuple(node for node in self.nodes if node.host != host)
 
@@ -77,7 +78,7 @@ class Topology:
 
     def follows(self, node: Node, ancestor: Node, primary: Node) -> bool:
         """Whether `node`, by the inventory's `pg_upstream`, hangs below `ancestor`."""
-        seen: List[str] = []
+        seen: list[str] = []
         current: Optional[Node] = node
         while current is not None and current.host not in seen and current.host != primary.host:
             if current.host == ancestor.host:
@@ -99,7 +100,7 @@ def is_in_history_of(node: Node, primary: Node, position_lsn: str) -> bool:
     return contains(history, primary.timeline, timeline, parse_lsn(position_lsn))
 
 
-def _primary_problems(topology: Topology) -> List[Blocker]:
+def _primary_problems(topology: Topology) -> list[Blocker]:
     primaries = topology.primaries
     names = ", ".join(node.host for node in primaries)
     if len(primaries) > 1:
@@ -171,8 +172,8 @@ def standby_problem(topology: Topology, node: Node, primary: Node) -> Optional[B
     return None
 
 
-def _slot_problems(topology: Topology, primary: Node) -> List[Blocker]:
-    found: List[Blocker] = []
+def _slot_problems(topology: Topology, primary: Node) -> list[Blocker]:
+    found: list[Blocker] = []
     for node in topology.standbys:
         wanted = topology.desired_upstream(node, primary)
         slot = {slot.name: slot for slot in wanted.slots}.get(node.member.slot_name)
@@ -196,7 +197,7 @@ def _slot_problems(topology: Topology, primary: Node) -> List[Blocker]:
     return found
 
 
-def stale_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ...]:
+def stale_slots(topology: Topology, node: Node, primary: Node) -> tuple[str, ...]:
     """Return the physical slots on `node` that belong to a member which does not stream from it.
 
     Such a slot keeps WAL until the disk is full. Slots of other names are somebody else's and stay.
@@ -212,7 +213,7 @@ def stale_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ...
     )
 
 
-def wanted_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ...]:
+def wanted_slots(topology: Topology, node: Node, primary: Node) -> tuple[str, ...]:
     """Return the physical slots that `node` needs for the members that should stream from it."""
     return tuple(
         other.member.slot_name
@@ -221,7 +222,7 @@ def wanted_slots(topology: Topology, node: Node, primary: Node) -> Tuple[str, ..
     )
 
 
-def problems(topology: Topology, expected: Iterable[str] = ()) -> Tuple[Blocker, ...]:
+def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker, ...]:
     """Return everything that is wrong with the cluster, the worst first; empty when it is healthy.
 
     `expected` names the hosts whose absence is a problem (all of them when empty).
@@ -250,10 +251,10 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> Tuple[Blocker,
     return tuple(found)
 
 
-def same_cluster_blockers(topology: Topology) -> Tuple[Blocker, ...]:
+def same_cluster_blockers(topology: Topology) -> tuple[Blocker, ...]:
     """Return a blocker for each node whose system identifier is not the others' (two clusters under one name)."""
     primary = topology.primary
-    seen: Dict[str, List[str]] = {}
+    seen: dict[str, list[str]] = {}
     for node in topology.nodes:
         if node.system_identifier:
             seen.setdefault(node.system_identifier, []).append(node.host)
