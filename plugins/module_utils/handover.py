@@ -10,6 +10,7 @@ become primary at any moment.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Sequence
@@ -223,10 +224,9 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
 
 def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
     _take_back(server, before, terms)
-    try:
+    # When the candidate is away, max_slot_wal_keep_size bounds what these slots keep, and the next run drops them.
+    with contextlib.suppress(sql.SqlError, ServerError):
         _drop_slots(server, peer, made)
-    except (sql.SqlError, ServerError):
-        pass  # the candidate is away; max_slot_wal_keep_size bounds what these slots keep, and the next run drops them
 
 
 def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:

@@ -327,10 +327,8 @@ class Server:
     def start(self, *, timeout_seconds: float = 60) -> None:
         """Start the server through its service manager and wait until it is up; raises ServerError with the log's end."""
         if self.service_manager == "systemd":
-            try:
+            with contextlib.suppress(ServerError):  # nothing had failed
                 self._systemctl("reset-failed", timeout_seconds=20)
-            except ServerError:
-                pass  # nothing had failed
             self._systemctl("start", timeout_seconds=timeout_seconds)
             return
         argv = [

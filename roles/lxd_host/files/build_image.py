@@ -44,6 +44,7 @@ path-exclude /usr/share/locale/*
 path-include /usr/share/locale/locale.alias
 """
 APT_SMALL = 'Acquire::GzipIndexes "true";\nAcquire::Languages "none";\n'
+APT_EXPIRED = 'Acquire::Check-Valid-Until "false";\n'
 HOSTS_TEMPLATE = "127.0.0.1 localhost\n127.0.1.1 {{ container.name }}\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
@@ -63,6 +64,7 @@ class Recipe:
     base_packages: tuple[str, ...]
     packages: tuple[str, ...]
     masked_units: tuple[str, ...]
+    check_valid_until: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +230,8 @@ def configure(recipe: Recipe, archives: Sequence[Archive], root: pathlib.Path) -
     """Write what makes the tree a container that reaches `running`, then install the extra packages."""
     files = {
         "etc/apt/sources.list": sources_list(recipe, archives),
-        "etc/apt/apt.conf.d/90pg-ops-small": APT_SMALL,
-        "etc/dpkg/dpkg.cfg.d/90pg-ops-small": DPKG_EXCLUDES,
+        "etc/apt/apt.conf.d/90pg-ops": APT_SMALL + ("" if recipe.check_valid_until else APT_EXPIRED),
+        "etc/dpkg/dpkg.cfg.d/90pg-ops": DPKG_EXCLUDES,
         "etc/network/interfaces": INTERFACES,
         "etc/postgresql-common/createcluster.conf": CREATECLUSTER_CONF,
         "etc/machine-id": "",

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-
-pytest.importorskip("pylxd")
-
+from ansible import constants
 from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.doc_fragments.constructed import ModuleDocFragment
+from ansible_collections.pg_ops.replication.plugins.inventory.lxd import DOCUMENTATION, InventoryModule
+
+pytest.importorskip("pylxd")
 
 INSTANCES = [
     {
@@ -80,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "socket"
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_args: Any) -> None:
         pass
 
 
@@ -205,7 +207,7 @@ def test_parse_without_a_daemon_and_warn_has_no_hosts(read: Any, capsys: pytest.
 
 def test_parse_with_a_key_that_fits_no_host_is_one_error(lxd: FakeLxd, read: Any) -> None:
     lxd.instances = [{**INSTANCES[0], "config": {"user.pg_cluster": "main", "user.pg_initial_role": "master"}}]
-    with pytest.raises(AnsibleParserError, match="Container pgsql1 has user.pg_initial_role='master'"):
+    with pytest.raises(AnsibleParserError, match=r"Container pgsql1 has user\.pg_initial_role='master'"):
         read()
 
 
