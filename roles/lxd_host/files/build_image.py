@@ -194,7 +194,7 @@ def run(argv: Sequence[str], *, environment: Optional[dict[str, str]] = None) ->
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{argv[0]} did not end within {COMMAND_TIMEOUT_SECONDS} s.") from error
     if done.returncode != 0:
-        tail = without_password("\n".join(done.stdout.splitlines()[-15:]))
+        tail = without_password("\n".join(done.stdout.splitlines()[-30:]))
         raise BuildError(f"{argv[0]} failed with exit status {done.returncode}:\n{tail}")
     return done.stdout
 
@@ -246,11 +246,11 @@ def configure(recipe: Recipe, archives: Sequence[Archive], root: pathlib.Path) -
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
-    apt = ["chroot", str(root), "apt-get", "-qq", "-y", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0"]
+    apt = ["chroot", str(root), "apt-get", "-qq", "-y", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-confold"]
     quiet = {"DEBIAN_FRONTEND": "noninteractive", **proxy_environment()}
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     run([*apt, "update"], environment=quiet)
-    run([*apt, "-o", "Dpkg::Options::=--force-confold", "upgrade"], environment=quiet)
+    run([*apt, "upgrade"], environment=quiet)
     if recipe.packages:
         run([*apt, "--no-install-recommends", "install", *recipe.packages], environment=quiet)
     run([*apt, "clean"])
