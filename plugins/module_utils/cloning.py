@@ -205,7 +205,7 @@ def finish_interrupted(server: Server) -> Optional[str]:
     note = server.read_note("clone")
     if note.get("phase") != "complete":
         return None
-    kept = swap_in(server, [(oid, location) for oid, location in note.get("tablespaces", [])], str(note["stamp"]))
+    kept = swap_in(server, list(note.get("tablespaces", [])), str(note["stamp"]))
     server.remove_note("clone")
     return kept
 

@@ -253,4 +253,3 @@ def paths_of(server: Server) -> dict[str, str]:
         "service_name": server.service_name,
         "log_file": server.log_file,
     }
-

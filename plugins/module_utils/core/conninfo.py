@@ -224,7 +224,7 @@ def _store(parameters: dict[str, str], encoded: Mapping[str, str | None]) -> Non
 
 def _percent_decoded(text: str) -> str:
     if _BAD_ESCAPE.search(text):
-        raise _refusal("its URI has a % that is not followed by two digits, or is %00", "%25 for a % in a URI")
+        raise _refusal("its URI has a percent sign that is not followed by two digits, or by 00", "%25 for a percent sign in a URI")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:

@@ -110,7 +110,7 @@ def test_quote_conf_value_legal_writes_as_alter_system(value: str, quoted: str) 
 
 def test_quote_conf_value_round_trip_keeps_nasty_values() -> None:
     rng = random.Random(11)
-    for _ in range(500):
+    for dummy in range(500):
         value = "".join(rng.choices(NASTY, k=rng.randint(0, 12)))
         assert parse_conf(f"a = {quote_conf_value(value)}\n") == {"a": value}
 
@@ -161,7 +161,7 @@ def test_set_conf_auto_conf_keeps_all_else() -> None:
 def test_set_conf_random_values_are_read_back_and_setting_twice_changes_nothing() -> None:
     rng = random.Random(12)
     names = ["primary_conninfo", "Work_Mem", "pg_ops.mark", "port"]
-    for _ in range(300):
+    for dummy in range(300):
         values = {
             name: None if rng.random() < 0.3 else "".join(rng.choices(NASTY, k=rng.randint(0, 12)))
             for name in rng.sample(names, rng.randint(1, 4))

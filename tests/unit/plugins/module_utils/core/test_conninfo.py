@@ -142,7 +142,7 @@ def test_parse_conninfo_error_shows_no_secret(text: str) -> None:
 def test_parse_conninfo_what_libpq_writes_is_read_back() -> None:
     extensions = pytest.importorskip("psycopg2.extensions")
     rng = random.Random(7)
-    for _ in range(300):
+    for dummy in range(300):
         parameters = {"host": nasty_text(rng), "user": nasty_text(rng), "password": nasty_text(rng)}
         assert parse_conninfo(extensions.make_dsn(**parameters)) == parameters
 
@@ -150,7 +150,7 @@ def test_parse_conninfo_what_libpq_writes_is_read_back() -> None:
 def test_format_conninfo_round_trip_keeps_nasty_values() -> None:
     extensions = pytest.importorskip("psycopg2.extensions")
     rng = random.Random(8)
-    for _ in range(300):
+    for dummy in range(300):
         parameters = {"password": nasty_text(rng), "host": nasty_text(rng), "dbname": nasty_text(rng)}
         text = format_conninfo(parameters)
         assert list(parse_conninfo(text).items()) == list(parameters.items())
@@ -213,7 +213,7 @@ def test_redact_conninfo_malformed_masks_everything(text: str) -> None:
 
 def test_redact_conninfo_random_password_never_shows() -> None:
     rng = random.Random(9)
-    for _ in range(300):
+    for dummy in range(300):
         password = nasty_text(rng, 5) + SECRET + nasty_text(rng, 5)
         assert SECRET not in redact_conninfo(format_conninfo({"host": "h", "password": password, "user": "u"}))
         assert SECRET not in redact_conninfo(f"postgresql://u:{password}@h:1/d")
@@ -266,7 +266,7 @@ def test_parse_passfile_malformed_raises_without_showing_it(line: str) -> None:
 def test_format_passfile_round_trip_keeps_nasty_values() -> None:
     rng = random.Random(10)
     alphabet = NASTY.replace("\n", "").replace("\r", "").replace("*", "")
-    for _ in range(300):
+    for dummy in range(300):
         entries = tuple(
             PassfileEntry(*("".join(rng.choices(alphabet, k=rng.randint(1, 8))) for _field in range(5)))
             for _line in range(rng.randint(0, 3))

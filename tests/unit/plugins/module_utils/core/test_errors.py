@@ -16,8 +16,9 @@ def test_as_result_full_error_returns_the_four_facts() -> None:
 
 
 def test_pg_ops_error_without_reason_is_refused() -> None:
+    without: dict[str, str] = {}
     with pytest.raises(TypeError):
-        errors.PgOpsError("It failed.")  # type: ignore[call-arg]
+        raise errors.PgOpsError("It failed.", **without)
 
 
 @pytest.mark.parametrize(

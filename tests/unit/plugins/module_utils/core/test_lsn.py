@@ -60,7 +60,7 @@ def test_parse_lsn_malformed_raises(text: str) -> None:
 
 def test_format_lsn_round_trip_keeps_position() -> None:
     rng = random.Random(20)
-    positions = [0, 1, 2**32 - 1, 2**32, 2**64 - 1, *(rng.getrandbits(rng.randint(1, 64)) for _ in range(500))]
+    positions = [0, 1, 2**32 - 1, 2**32, 2**64 - 1, *(rng.getrandbits(rng.randint(1, 64)) for dummy in range(500))]
 
     assert [parse_lsn(format_lsn(position)) for position in positions] == positions
 

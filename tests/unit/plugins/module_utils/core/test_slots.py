@@ -45,7 +45,7 @@ def test_slot_name_for_hyphen_is_stable_between_versions() -> None:
 
 def test_slot_name_for_similar_hosts_never_collides() -> None:
     rng = random.Random(3)
-    hosts = {"".join(rng.choices("aA1-._é", k=rng.randint(1, 70))) for _ in range(2000)}
+    hosts = {"".join(rng.choices("aA1-._é", k=rng.randint(1, 70))) for dummy in range(2000)}
     hosts |= {"db-1", "db.1", "db_1", "DB-1", "db--1", "a" * 64, "a" * 65}
     # A host named like the slot of another must not get that slot.
     hosts |= {slot_name_for(host) for host in hosts}

@@ -101,7 +101,7 @@ def test_parse_history_malformed_names_the_line() -> None:
 
 def test_format_history_round_trip_keeps_random_histories() -> None:
     rng = random.Random(15)
-    for _ in range(200):
+    for dummy in range(200):
         timelines = sorted(rng.sample(range(1, 50), rng.randint(0, 6)))
         switches = tuple(
             Switch(timeline, rng.getrandbits(64), "".join(rng.choices("a '\"\\\t#:%é\u2028", k=rng.randint(0, 12))))
@@ -161,7 +161,8 @@ def test_fork_point_two_servers_returns_newest_common_point(
     common: tuple[int, int | None],
 ) -> None:
     assert fork_point(history_a, timeline_a, history_b, timeline_b) == common
-    assert fork_point(history_b, timeline_b, history_a, timeline_a) == common
+    turned = (history_b, timeline_b, history_a, timeline_a)
+    assert fork_point(*turned) == common
 
 
 def test_fork_point_no_common_ancestor_raises() -> None:
