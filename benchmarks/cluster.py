@@ -23,6 +23,7 @@ from benchmarks.floor import Server, literal, query_once, wait_until
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 INVENTORY = "inventories/lxd"
+LIMIT = "pg_cluster_main"
 GROUP = "pg_nodes"
 VAULT_SCRIPT = "scripts/vault_password_env-client.sh"
 EXAMPLE_VAULT_PASSWORD = "replicate-safely"  # the README's, for the example inventories
@@ -61,7 +62,8 @@ class Playbooks:
     def run(self, name: str, *arguments: str, timeout_seconds: float) -> tuple[float, float]:
         """Run playbooks/<name>.yml; return when it began and ended (monotonic). Raises BenchError if it fails or is late."""
         variables = json.dumps(dict(self.extra_vars))
-        argv = self.argv("ansible-playbook", f"playbooks/{name}.yml", "-e", variables, *arguments)
+        limit = () if name == "launch_containers" else ("--limit", LIMIT)
+        argv = self.argv("ansible-playbook", f"playbooks/{name}.yml", "-e", variables, *limit, *arguments)
         log = self.log_directory / f"{time.strftime('%H%M%S')}_{name}.log"
         with log.open("wb") as output:
             began = time.monotonic()
@@ -90,9 +92,15 @@ class Playbooks:
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """Return the variables of each PostgreSQL host, in the inventory's order."""
+        # Other clusters on the same LXD are not ours to measure.
         listing = json.loads(run_command(self.argv("ansible-inventory", "--list"), timeout_seconds=60))
         variables = listing.get("_meta", {}).get("hostvars", {})
-        return {name: variables.get(name, {}) for name in members(listing, GROUP)}
+        return {name: {key: plain(value) for key, value in variables.get(name, {}).items()} for name in members(listing, LIMIT)}
+
+
+def plain(value: Any) -> Any:
+    """Return a variable without the mark that ansible-inventory prints around a text from an inventory plugin."""
+    return value["__ansible_unsafe"] if isinstance(value, dict) and set(value) == {"__ansible_unsafe"} else value
 
 
 def members(listing: Mapping[str, Any], group: str) -> list[str]:

@@ -23,7 +23,7 @@ def member_from_variables(host: str, variables: Mapping[str, Any]) -> Member:
         port=_integer(variables.get("pg_port", 5432), -1),
         initial_role=str(variables.get("pg_initial_role", "")),
         upstream=str(variables.get("pg_upstream", "") or ""),
-        priority=_integer(variables.get("pg_priority", 100), 100),
+        priority=_integer(variables.get("pg_priority", 100), -1),
     )
 
 

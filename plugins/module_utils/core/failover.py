@@ -10,9 +10,16 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, dead_primary, promotion_blockers
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, standby_problem
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
+    Topology,
+    problems,
+    same_cluster_blockers,
+    stale_primary_blockers,
+    standby_problem,
+)
 
 TAKE_OVER = "take_over"
 FINISH = "finish"
@@ -35,10 +42,23 @@ def _astray(topology: Topology, primary: Node) -> tuple[Node, ...]:
     return tuple(node for node in topology.standbys if standby_problem(topology, node, primary) is not None)
 
 
-def _with_primary(topology: Topology, primary: Node) -> FailoverPlan:
+def _unfinished(topology: Topology, primary: Node) -> tuple[Node, ...]:
+    """Return the nodes whose note says that a failover to this primary began, as long as the old primary is not its standby."""
+    back = {node.host for node in topology.standbys} - {node.host for node in _astray(topology, primary)}
+    return tuple(
+        node
+        for node in topology.nodes
+        if node.pending.operation == "failover" and node.pending.target == primary.host and node.pending.source not in back
+    )
+
+
+def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPlan:
     """A primary is alive: finish a failover that was cut off before the others were re-pointed, or refuse."""
-    pending = [node for node in topology.nodes if node.pending.operation == "failover"]
-    if primary.timeline > 1 and (pending or _astray(topology, primary)):
+    stale = stale_primary_blockers(topology, primary)
+    if stale:
+        return FailoverPlan(TAKE_OVER, primary.host, "", blockers=stale)
+    pending = _unfinished(topology, primary)
+    if wanted in ("", primary.host) and primary.timeline > 1 and (pending or _astray(topology, primary)):
         source = pending[0].pending.source if pending else ""
         return FailoverPlan(FINISH, source, primary.host, notes=("{0} is primary already; the others are re-pointed".format(primary.host),))
     blocker = Blocker(
@@ -66,7 +86,17 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
                 "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept.",
             )
         ]
-    return []
+    if not source.standby_signal and not source.fenced:
+        return []
+    # Somebody took the role from it already: an earlier run that was cut off, or one that promoted a node that is out of sight now.
+    return [
+        Blocker(
+            "not_fenced", node.host, "cannot be reached, and it may have taken over from {0}".format(source.host), node.problem or "no answer",
+            "an answer, or known to be off", "Make it reachable or switch it off, then repeat with -e pg_failover_unfenced=accept.",
+        )
+        for node in topology.nodes
+        if node.state == states.UNREACHABLE and node.member.priority > 0
+    ]
 
 
 def _loss(source: Optional[Node], target: Node) -> Optional[int]:
@@ -78,17 +108,57 @@ def _loss(source: Optional[Node], target: Node) -> Optional[int]:
     return bytes_behind(target, source.wal_end_lsn)
 
 
-def _loss_blockers(source: Optional[Node], target: Node, lost: Optional[int], limits: Limits) -> list[Blocker]:
+def _down_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blocker]:
+    """Return why a node that is down, the old primary or a standby, should be started instead of promoting `target`."""
     allowed = max(limits.max_lag_bytes, limits.accept_data_loss_bytes)
-    if source is None or lost is None or lost <= allowed:
-        return []
-    return [
-        Blocker(
-            "data_loss", target.host, "lacks WAL that is safe on {0}".format(source.host), "{0} bytes".format(lost),
-            "at most {0}".format(allowed),
-            "Start {0} again instead, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(source.host, lost),
-        )
+    found: list[Blocker] = []
+    for node in topology.nodes:
+        lost = _loss(node, target)
+        if node.has_server_down and node.timeline > target.timeline:
+            found.append(
+                Blocker(
+                    "behind_on_timeline", target.host, "is on an older timeline than {0}, which is down".format(node.host), str(target.timeline),
+                    str(node.timeline), "Start {0} again instead, or take it out of the inventory when its data is given up.".format(node.host),
+                )
+            )
+        elif lost is not None and lost > allowed:
+            found.append(
+                Blocker(
+                    "data_loss", target.host, "lacks WAL that is safe on {0}".format(node.host), "{0} bytes".format(lost),
+                    "at most {0}".format(allowed),
+                    "Start {0} again instead, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.host, lost),
+                )
+            )
+    return found
+
+
+def _ahead(topology: Topology, target: Node) -> tuple[tuple[Node, int], ...]:
+    """Return the running standbys on the target's timeline that have more WAL, with how many bytes, the most first."""
+    start = parse_lsn(target.position_lsn or "0/0")
+    found = [
+        (node, parse_lsn(node.position_lsn) - start)
+        for node in topology.others(target.host)
+        if node.is_running_standby and node.timeline == target.timeline and node.position_lsn
     ]
+    return tuple(sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1]))
+
+
+def _ahead_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blocker]:
+    """Return why a standby that has more WAL should be promoted, or made able to be, instead of `target`.
+
+    One that can be promoted costs nothing; one that cannot be (paused, delayed, pg_priority 0) is weighed like the dead primary's WAL.
+    """
+    for node, behind in _ahead(topology, target):
+        able = not promotion_blockers(topology, node.host)
+        allowed = limits.accept_data_loss_bytes if able else max(limits.max_lag_bytes, limits.accept_data_loss_bytes)
+        if behind > allowed:
+            hint = "Promote {0}, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.host, behind)
+            return [
+                Blocker(
+                    "not_most_advanced", target.host, "has less WAL than {0}".format(node.host), target.position_lsn, node.position_lsn, hint,
+                )
+            ]
+    return []
 
 
 def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optional[int]) -> tuple[str, ...]:
@@ -100,6 +170,10 @@ def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optio
         notes.append("At most {0} bytes of WAL that only {1} holds are lost (page precision, 8192)".format(lost, old))
     if source is None or source.state == states.UNREACHABLE:
         notes.append("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(old))
+    notes.extend(
+        "{0} holds {1} bytes that {2} lacks: start_new_standby.yml brings it back".format(node.host, behind, target.host)
+        for node, behind in _ahead(topology, target)
+    )
     for node in topology.nodes:
         if node.state == states.UNREACHABLE and (source is None or node.host != source.host):
             notes.append("{0} could not be observed; it may hold more WAL than {1}".format(node.host, target.host))
@@ -111,7 +185,7 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     if wanted and topology.node(wanted) is None:
         return FailoverPlan(TAKE_OVER, "", wanted, blockers=promotion_blockers(topology, wanted))
     if topology.primary is not None:
-        return _with_primary(topology, topology.primary)
+        return _with_primary(topology, topology.primary, wanted)
     if len(topology.primaries) > 1:
         return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
     source = dead_primary(topology)
@@ -126,18 +200,11 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none,))
     lost = _loss(source, target)
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
-    best = able[0] if able else target
-    behind = bytes_behind(target, best.position_lsn) if best.timeline == target.timeline else None
-    if behind and behind > limits.accept_data_loss_bytes:
-        found.append(
-            Blocker(
-                "not_most_advanced", target.host, "has less WAL than {0}".format(best.host), target.position_lsn, best.position_lsn,
-                "Promote {0}, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(best.host, behind),
-            )
-        )
+    found.extend(_ahead_blockers(topology, target, limits))
     found.extend(_fence_blockers(topology, source, limits))
-    found.extend(_loss_blockers(source, target, lost, limits))
-    fence = (source.host,) if source is not None and source.has_server_down else ()
+    found.extend(_down_blockers(topology, target, limits))
+    # The old primary, and whatever else would open read-write at its next start.
+    fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
     return FailoverPlan(
         TAKE_OVER, source.host if source else "", target.host, fence, lost, tuple(found), _notes(topology, source, target, lost)
     )

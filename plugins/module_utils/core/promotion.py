@@ -50,9 +50,12 @@ def _state_blockers(node: Node) -> list[Blocker]:
                 "Bring it back with start_new_standby.yml or name another node.",
             )
         )
-    if node.member.priority == 0:
+    if node.member.priority <= 0:
         found.append(
-            Blocker("priority_zero", node.host, "must never be promoted", "pg_priority 0", "above 0", "Name another node or raise pg_priority.")
+            Blocker(
+                "priority_zero", node.host, "must never be promoted", "pg_priority {0}".format(node.member.priority), "above 0",
+                "Name another node or raise pg_priority.",
+            )
         )
     if node.replay_paused:
         found.append(
@@ -126,14 +129,19 @@ def bytes_behind(node: Node, position_lsn: str) -> Optional[int]:
 def dead_primary(topology: Topology) -> Optional[Node]:
     """Return the node that was primary when there is none now; None when it cannot be told.
 
-    The standbys' upstream says it first; then the one data directory that would open read-write.
+    A data directory that would open read-write on a newer timeline than every standby's says it first: the standbys had stopped
+    following. Then their upstream says it; then the one data directory that would open read-write.
     """
+    down = [node for node in topology.nodes if node.has_server_down and not node.standby_signal]
+    followed = max((node.timeline for node in topology.standbys), default=0)
+    later = [node for node in down if node.timeline > followed]
+    if len(later) == 1:
+        return later[0]
     up = [topology.upstream_of(node) for node in topology.standbys]
     named = [node for node in up if node is not None and not node.is_running_standby]
     hosts = {node.host for node in named}
     if len(hosts) == 1:
         return named[0]
-    down = [node for node in topology.nodes if node.has_server_down and not node.standby_signal]
     if len(down) == 1:
         return down[0]
     unseen = [node for node in topology.nodes if node.state == states.UNREACHABLE]

@@ -12,8 +12,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import Switch, contains, fork_point, parse_history
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, standby_problem
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, shared_past, standby_problem
 
 NOTHING = "nothing"  # it streams as it should
 FOLLOW = "follow"  # it runs as a standby and only follows the wrong server
@@ -21,6 +20,8 @@ START = "start"  # its WAL ends in the past of the primary
 REWIND = "rewind"  # it has WAL that the primary lacks; pg_rewind takes it back
 RECLONE = "reclone"  # only a new copy helps; the old directory is kept
 REFUSE = "refuse"
+
+WAL_PAGE_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,6 @@ class RejoinPlan:
 
 def _refuse(reason: str, node: Node, problem: str, observed: str, required: str, hint: str) -> RejoinPlan:
     return RejoinPlan(REFUSE, problem, blockers=(Blocker(reason, node.host, problem, observed, required, hint),))
-
-
-def _history(node: Node) -> tuple[Switch, ...]:
-    return parse_history(node.timeline_history) if node.timeline_history else ()
 
 
 def _identity_refusal(node: Node, primary: Node) -> Optional[RejoinPlan]:
@@ -57,21 +54,33 @@ def _identity_refusal(node: Node, primary: Node) -> Optional[RejoinPlan]:
             "runs_as_primary", node, "it accepts writes beside {0}".format(primary.host), "running primary", "a stopped server or a standby",
             "Decide which of the two is right, stop the other, then repeat.",
         )
+    if node.timeline > primary.timeline:
+        return _refuse(
+            "newer_timeline", node, "it is on a newer timeline than {0}".format(primary.host), str(node.timeline),
+            "at most {0}".format(primary.timeline), "It was promoted after {0}; decide which of the two is right.".format(primary.host),
+        )
     return None
 
 
-def _fork_lsn(node: Node, primary: Node) -> str:
-    _timeline, lsn = fork_point(_history(node), node.timeline, _history(primary), primary.timeline)
-    if lsn is None:
-        return ""
-    return format_lsn(lsn)
+def _unknown_history(node: Node, primary: Node) -> RejoinPlan:
+    return _refuse(
+        "history_unknown", node, "its past cannot be compared with that of {0}".format(primary.host),
+        "timelines {0} and {1}".format(node.timeline, primary.timeline), "a history file in pg_wal on both for every timeline above 1",
+        "Put the file back from the WAL archive, or move the data directory aside and repeat: then it is copied anew.",
+    )
+
+
+def _is_past(node: Node, past: tuple[int, Optional[int]], end: int) -> bool:
+    """Whether WAL of the node up to `end` is all in the past that it shares with the primary."""
+    timeline, lsn = past
+    return timeline == node.timeline and (lsn is None or end <= lsn)
 
 
 def plan_stopped(node: Node, primary: Node) -> RejoinPlan:
     """Return what to do with a server that is down: start, rewind, re-clone or refuse.
 
     A shutdown checkpoint that lies in the primary's past means that nothing was written behind it, so a start is enough.
-    A crashed server may hold WAL behind its last checkpoint: pg_rewind finds out.
+    A crashed primary may hold WAL behind its last checkpoint: pg_rewind finds out. A crashed standby has none of its own.
     """
     refusal = _identity_refusal(node, primary)
     if refusal is not None:
@@ -80,43 +89,71 @@ def plan_stopped(node: Node, primary: Node) -> RejoinPlan:
         return RejoinPlan(RECLONE, "there is no data directory")
     if node.rewind_unfinished:
         return RejoinPlan(RECLONE, "an earlier rewind did not finish, so its files cannot be trusted")
-    fork = _fork_lsn(node, primary)
+    if node.state == states.STARTING and not node.standby_signal:
+        return _refuse("starting", node, "its server is starting, to accept writes", node.problem or "starting", "stopped", "Stop it, then repeat.")
+    past = shared_past(node, primary)
+    if past is None:
+        return _unknown_history(node, primary)
     end = _end_of_wal(node)
-    clean = node.state == states.STOPPED
-    history = _history(primary)
-    if node.timeline > primary.timeline:
+    if end is not None and _is_past(node, past, end):
+        return _start_or_copy(node, primary, end, past)
+    if past[1] is None and node.standby_signal and node.upstream.host:
+        return RejoinPlan(START, "it is on the primary's own timeline")
+    return _throw_away(node, primary, past)
+
+
+def _start_or_copy(node: Node, primary: Node, end: int, past: tuple[int, Optional[int]]) -> RejoinPlan:
+    """Return the plan for a server whose WAL ends in the primary's past."""
+    if past[1] is None and primary.current_lsn and end > parse_lsn(primary.current_lsn):
         return _refuse(
-            "newer_timeline", node, "it is on a newer timeline than {0}".format(primary.host), str(node.timeline),
-            "at most {0}".format(primary.timeline), "It was promoted after {0}; decide which of the two is right.".format(primary.host),
+            "ahead_of_primary", node, "it is ahead of {0} on the same timeline".format(primary.host), format_lsn(end),
+            "at most " + primary.current_lsn, "One of the two is a copy that was set back; decide which of them is right.",
         )
-    if clean and contains(history, primary.timeline, node.timeline, end):
-        if _wal_is_gone(node, primary):
-            return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
+    if _wal_is_gone(node, primary):
+        return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
+    if node.control_state.startswith("shut down"):
         return RejoinPlan(START, "it was shut down cleanly at {0}, which {1} has passed".format(format_lsn(end), primary.host))
-    crashed_standby = node.standby_signal and node.control_state == "in archive recovery"
-    if crashed_standby and contains(history, primary.timeline, node.timeline, parse_lsn(node.min_recovery_lsn or "0/0")):
-        return RejoinPlan(START, "it crashed as a standby and has no WAL of its own")
+    return RejoinPlan(START, "it crashed as a standby and has no WAL of its own")
+
+
+def _throw_away(node: Node, primary: Node, past: tuple[int, Optional[int]]) -> RejoinPlan:
+    """Return the plan for a server that has, or may have, WAL that the primary lacks."""
+    fork = format_lsn(past[1]) if past[1] is not None else ""
+    if node.timeline == primary.timeline:
+        # pg_rewind compares timelines by number and would end with 'no rewind required'.
+        return RejoinPlan(RECLONE, "its timeline has the number of the primary's, so pg_rewind cannot tell them apart", fork)
     if not (node.data_checksums or node.wal_log_hints):
         return RejoinPlan(RECLONE, "pg_rewind needs data checksums or wal_log_hints, it has neither", fork)
-    if not fork and node.timeline == primary.timeline:
-        return RejoinPlan(START, "it is on the primary's own timeline")
+    if node.is_running_standby:
+        return RejoinPlan(REWIND, "it has replayed WAL that {0} lacks".format(primary.host), fork)
     return RejoinPlan(REWIND, "its WAL may go beyond {0}, where timeline {1} of {2} begins".format(fork, primary.timeline, primary.host), fork)
 
 
-def _end_of_wal(node: Node) -> int:
-    """Return a position that a primary must have passed to hold all of a cleanly stopped node's WAL.
+def _end_of_wal(node: Node) -> Optional[int]:
+    """Return a position that a primary must have passed to hold all WAL of a node that is down; None when a crash leaves it unknown.
 
-    A shutdown checkpoint's LSN is where its record begins: a primary that forked off exactly there lacks the record.
+    A checkpoint's LSN is where its record begins: a primary that forked off exactly there lacks the record. A standby that was
+    started from a stopped primary's files and never got further names that LSN as its minimum recovery point too.
     """
-    if node.control_state == "shut down in recovery":
-        return parse_lsn(node.min_recovery_lsn)
-    return parse_lsn(node.checkpoint_lsn) + 1
+    checkpoint = parse_lsn(node.checkpoint_lsn) + 1 if node.checkpoint_lsn else None
+    if node.control_state == "shut down":
+        return checkpoint
+    as_standby = node.control_state == "shut down in recovery" or (node.standby_signal and node.control_state == "in archive recovery")
+    if not as_standby or not (checkpoint or node.min_recovery_lsn):
+        return None
+    return max(checkpoint or 0, parse_lsn(node.min_recovery_lsn or "0/0"))
 
 
 def _wal_is_gone(node: Node, primary: Node) -> bool:
-    if not primary.oldest_wal_lsn or not node.redo_lsn:
-        return False
-    return parse_lsn(node.redo_lsn) < parse_lsn(primary.oldest_wal_lsn)
+    """Whether the primary has recycled the segment in which the node's own WAL ends: streaming starts there.
+
+    The WAL from the node's redo point to that end lies in its own pg_wal. The end read from files is an upper bound to the page.
+    """
+    end = parse_lsn((node.position_lsn if node.is_running_standby else node.wal_end_lsn) or "0/0")
+    if not node.is_running_standby:
+        end = max(0, end - WAL_PAGE_BYTES)
+    needed = max(end, parse_lsn(node.redo_lsn or "0/0"))
+    return bool(needed and primary.oldest_wal_lsn) and needed < parse_lsn(primary.oldest_wal_lsn)
 
 
 def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
@@ -139,8 +176,11 @@ def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
     wrong = standby_problem(topology, node, primary)
     if wrong is None:
         return RejoinPlan(NOTHING, "it streams from {0}".format(primary.host))
-    if contains(_history(primary), primary.timeline, node.timeline, parse_lsn(node.position_lsn or "0/0")):
-        if wrong.reason == "not_streaming" and _wal_is_gone(node, primary):
-            return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
-        return RejoinPlan(FOLLOW, wrong.problem)
-    return RejoinPlan(REWIND, "it has replayed WAL that {0} lacks".format(primary.host), _fork_lsn(node, primary))
+    past = shared_past(node, primary)
+    if past is None:
+        return _unknown_history(node, primary)
+    if not _is_past(node, past, parse_lsn(node.position_lsn or "0/0")):
+        return _throw_away(node, primary, past)
+    if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
+        return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
+    return RejoinPlan(FOLLOW, wrong.problem)

@@ -15,7 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, same_cluster_blockers
 
-CLUSTER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 # A clone needs the primary's size plus WAL that arrives meanwhile; a fifth more is what pg_basebackup users plan with.
 CLONE_HEADROOM = 1.2
 
@@ -39,7 +39,7 @@ class SetupPlan:
 def inventory_blockers(cluster: str, members: Sequence[Member]) -> tuple[Blocker, ...]:
     """Return what is wrong with the inventory's words about one cluster, before any host is touched."""
     found: list[Blocker] = []
-    if not CLUSTER_NAME.match(cluster):
+    if not CLUSTER_NAME.fullmatch(cluster):
         found.append(
             Blocker(
                 "bad_cluster_name", ", ".join(m.host for m in members), "its pg_cluster_name cannot be used", repr(cluster),
@@ -75,6 +75,11 @@ def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]
         )
     if not 0 < member.port < 65536:
         found.append(Blocker("bad_port", member.host, "has an impossible pg_port", str(member.port), "1 to 65535", "Correct pg_port."))
+    if member.priority < 0:
+        found.append(
+            Blocker("bad_priority", member.host, "its pg_priority is not a number from 0 on", "not usable", "0 (never promote) or more",
+                    "Correct pg_priority.")
+        )
     for other in members:
         if other.host < member.host and member.address and (other.address, other.port) == (member.address, member.port):
             found.append(
@@ -85,19 +90,24 @@ def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]
 
 
 def _initial_primary(topology: Topology) -> Optional[Node]:
-    """Return who is primary: the running one, else the only data directory that would be, else the inventory's."""
-    if topology.primary is not None:
-        return topology.primary
-    changed = [node for node in topology.nodes if node.state not in (states.ABSENT, states.UNREACHABLE)]
-    named = [node for node in topology.nodes if node.member.initial_role == PRIMARY]
-    if not named:
+    """Return who is primary: the running one, else the inventory's; None when that one was replaced or cannot be told.
+
+    Servers of different systems are not one cluster's: a Debian package starts one on each host. Then the inventory's counts,
+    and also against a single server on another host that has none of our roles.
+    """
+    running = topology.primaries
+    first = next((node for node in topology.nodes if node.member.initial_role == PRIMARY), None)
+    if len(running) > 1:
+        strangers = len({node.system_identifier for node in running}) == len(running)
+        return first if first in running and strangers else None
+    if running and (first is None or running[0].roles or running[0].system_identifier == first.system_identifier):
+        return running[0]
+    if first is None or first.standby_signal or first.fenced or first.rewind_unfinished:
         return None
-    first = named[0]
-    if first.state != states.ABSENT and first.standby_signal:
+    if first.state == states.ABSENT and any(node.role == STANDBY for node in topology.nodes):
         return None
-    if first.state == states.ABSENT and any(node.role == STANDBY for node in changed):
-        return None
-    return first
+    overtaken = [n for n in topology.nodes if n.timeline > first.timeline and n.system_identifier == first.system_identifier]
+    return None if overtaken else first
 
 
 def _node_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocker]:
@@ -122,7 +132,9 @@ def _node_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocke
 
 def _comes_up_by_itself(node: Node) -> bool:
     """Whether a start is all that the node needs: it runs, or it is a copy that an interrupted set-up did not start yet."""
-    return node.is_running_standby or node.is_running_primary or (node.standby_signal and bool(node.upstream.host) and not node.fenced)
+    if node.is_running_standby or node.is_running_primary:
+        return True
+    return node.standby_signal and bool(node.upstream.host) and not node.fenced and not node.rewind_unfinished
 
 
 def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocker]:
@@ -147,7 +159,7 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blo
                     "Run start_new_standby.yml.")
         )
     needed = int(primary.data_bytes * CLONE_HEADROOM)
-    if (node.state == states.ABSENT or not same) and node.disk_free_bytes and node.disk_free_bytes < needed:
+    if (node.state == states.ABSENT or not same) and node.disk_free_bytes < needed:
         found.append(
             Blocker("disk_too_small", node.host, "has too little disk for a copy of {0}".format(primary.host),
                     "{0} bytes free".format(node.disk_free_bytes), "{0} bytes".format(needed), "Free space or enlarge the disk.")
@@ -158,7 +170,7 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blo
 def plan_setup(topology: Topology, host: str, replace_data: bool = False) -> SetupPlan:
     """Return what initial_setup does on one host; the blockers are the whole cluster's, so that nothing is half done."""
     primary = _initial_primary(topology)
-    if len(topology.primaries) > 1 or primary is None:
+    if primary is None:
         seen = "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes)
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",

@@ -12,7 +12,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, stale_primary_blockers
 
 HAND_OVER = "hand_over"  # a running primary hands its role to a standby
 FINISH = "finish"  # a hand-over that was begun earlier is completed
@@ -40,11 +40,16 @@ def _pending(topology: Topology) -> Optional[Node]:
 def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:
     found: list[Blocker] = []
     needed = len(topology.nodes) - 1
-    for name, used in (("max_wal_senders", len(target.senders)), ("max_replication_slots", len(target.slots))):
-        limit = int(target.settings.get(name, "0") or 0)
-        ours = {other.member.slot_name for other in topology.nodes}
-        foreign = used if name == "max_wal_senders" else len([slot for slot in target.slots if slot.name not in ours])
-        if limit and limit - foreign < needed:
+    # What the other nodes use there now, cascaded ones do, is among what they need.
+    hosts = {other.host for other in topology.nodes}
+    slots = {other.member.slot_name for other in topology.nodes}
+    senders_used = len([sender for sender in target.senders if sender.application_name not in hosts])
+    slots_used = len([slot for slot in target.slots if slot.name not in slots])
+    for name, foreign in (("max_wal_senders", senders_used), ("max_replication_slots", slots_used)):
+        if not target.settings.get(name):
+            continue
+        limit = int(target.settings[name])
+        if limit - foreign < needed:
             found.append(
                 Blocker(
                     "too_few_" + name[4:],
@@ -160,10 +165,59 @@ def switchover_blockers(topology: Topology, source: Node, target: Node, limits: 
     return tuple(unique.values())
 
 
+def _is_unpromoted(target: Node) -> bool:
+    """Whether a node was seen and is a standby still: a promotion removes standby.signal, and one that is under way hides."""
+    return target.is_running_standby or (target.state in (states.STOPPED, states.CRASHED) and target.standby_signal)
+
+
+def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
+    """Return why a hand-over that was cut off must not be taken up again: it may have ended, or the world went on without it.
+
+    Taking it up makes the source primary again when the target cannot take over, so the target must be known not to be one.
+    """
+    target = topology.node(source.pending.target)
+    if target is None or not _is_unpromoted(target):
+        return (
+            Blocker(
+                "resume_target_unsure", source.host, "its switchover to {0} was cut off and may have ended there".format(source.pending.target),
+                "{0} {1}".format(target.role or "-", target.state) if target else "not in the inventory", "a running standby",
+                "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(
+                    source.pending.target, source.host
+                ),
+            ),
+        )
+    newest = max(node.timeline for node in topology.nodes)
+    if source.fenced or newest > source.timeline:
+        return (
+            Blocker(
+                "resume_overtaken", source.host, "its switchover to {0} was cut off, and the role has moved since".format(target.host),
+                "fenced" if source.fenced else "timeline {0}".format(newest), "timeline {0}".format(source.timeline), "Run failover.yml.",
+            ),
+        )
+    if not source.standby_signal:
+        return (
+            Blocker(
+                "resume_not_armed", source.host, "its switchover to {0} was cut off, and its next start is a primary's".format(target.host),
+                "no standby.signal", "standby.signal", "Start the server on {0}, nothing was promoted, then repeat.".format(source.host),
+            ),
+        )
+    return ()
+
+
 def _without_primary(topology: Topology, pending: Optional[Node]) -> SwitchoverPlan:
-    if pending is not None:
-        return SwitchoverPlan(HAND_OVER, pending.host, pending.pending.target, (), ("an interrupted switchover is taken up again",))
-    return SwitchoverPlan(HAND_OVER, "", "", problems(topology))
+    if pending is None:
+        return SwitchoverPlan(HAND_OVER, "", "", problems(topology))
+    blockers = _resume_blockers(topology, pending)
+    notes = () if blockers else ("an interrupted switchover is taken up again",)
+    return SwitchoverPlan(HAND_OVER, pending.host, pending.pending.target, blockers, notes)
+
+
+def _best(topology: Topology, primary: Node, limits: Limits) -> Optional[Node]:
+    """Return the standby to hand over to: one that nothing speaks against and, as all of them catch up, of the highest priority."""
+    able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
+    ready = [node for node in able if not switchover_blockers(topology, primary, node, limits)]
+    direct = [node for node in able if topology.upstream_of(node) is primary]
+    return max(ready or direct or able, key=lambda node: node.member.priority, default=None)
 
 
 def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> SwitchoverPlan:
@@ -179,15 +233,17 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
         if len(topology.primaries) > 1:
             return SwitchoverPlan(HAND_OVER, "", wanted, problems(topology))
         return _without_primary(topology, pending)
+    stale = stale_primary_blockers(topology, primary)
+    if stale:
+        return SwitchoverPlan(HAND_OVER, primary.host, wanted, stale)
     if pending is not None and pending.pending.target == primary.host and wanted in ("", primary.host):
         return SwitchoverPlan(FINISH, pending.host, primary.host)
     if wanted == primary.host:
         action = FINISH if problems(topology) else NOTHING
         return SwitchoverPlan(action, "", primary.host)
-    able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
     if pending is not None and pending.host == primary.host and not wanted:
         wanted = pending.pending.target
-    target = topology.node(wanted) if wanted else (able[0] if able else None)
+    target = topology.node(wanted) if wanted else _best(topology, primary, limits)
     if target is None:
         none = Blocker(
             "no_candidate", topology.cluster, "no standby can take over",

@@ -11,9 +11,10 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as nodes_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import TimelineError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import contains, parse_history
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,43 @@ class Topology:
         return False
 
 
-def is_in_history_of(node: Node, primary: Node, position_lsn: str) -> bool:
-    """Whether a position on the node's timeline is in the past of the primary, so that the node can follow it.
+def shared_past(node: Node, primary: Node) -> Optional[tuple[int, Optional[int]]]:
+    """Return the newest common point of two servers as (timeline, LSN); the LSN is None when both are on one timeline.
 
-    The primary's own timeline has no end yet; on an older one the position must lie before the switch.
+    None when it cannot be told, because a history file is missing or cannot be read. Two promotions of one parent may have
+    taken the same number: only the histories tell their timelines apart.
     """
-    timeline = node.timeline or node.control_timeline
-    if not timeline or not primary.timeline:
-        return False
-    history = parse_history(primary.timeline_history) if primary.timeline_history else ()
-    return contains(history, primary.timeline, timeline, parse_lsn(position_lsn))
+    try:
+        return fork_point(
+            parse_history(node.timeline_history), node.timeline, parse_history(primary.timeline_history), primary.timeline
+        )
+    except TimelineError:
+        return None
+
+
+def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, ...]:
+    """Return a blocker when a node of the same cluster is on a newer timeline than the server that accepts writes.
+
+    Then another server was promoted after it, and whatever follows this one leaves the newer data behind.
+    """
+    newer = [
+        node
+        for node in topology.others(primary.host)
+        if node.timeline > primary.timeline and node.system_identifier == primary.system_identifier
+    ]
+    if not newer:
+        return ()
+    hint = "Stop {0}, start the newest primary or run failover.yml, then start_new_standby.yml for {0}.".format(primary.host)
+    return (
+        Blocker(
+            "stale_primary",
+            primary.host,
+            "accepts writes on an older timeline than {0}".format(", ".join(node.host for node in newer)),
+            str(primary.timeline),
+            "at least {0}".format(max(node.timeline for node in newer)),
+            hint,
+        ),
+    )
 
 
 def _primary_problems(topology: Topology) -> list[Blocker]:
@@ -153,6 +181,16 @@ def standby_problem(topology: Topology, node: Node, primary: Node) -> Optional[B
             "system identifier " + node.system_identifier,
             primary.system_identifier,
             "Check pg_address and pg_cluster_name of this host.",
+        )
+    past = shared_past(node, primary)
+    if node.timeline == primary.timeline and past is not None and past[1] is not None:
+        return Blocker(
+            "forked",
+            node.host,
+            "is on another timeline of the same number",
+            "forked from {0} at {1}".format(primary.host, format_lsn(past[1])),
+            "the timeline of {0}".format(primary.host),
+            hint,
         )
     wanted = topology.desired_upstream(node, primary)
     followed = topology.upstream_of(node)
@@ -236,6 +274,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     primary = topology.primary
     if primary is None:
         return tuple(found)
+    found.extend(stale_primary_blockers(topology, primary))
     for node in topology.standbys:
         problem = standby_problem(topology, node, primary)
         if problem is not None:
@@ -243,7 +282,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
         if node.replay_paused:
             found.append(Blocker("replay_paused", node.host, "replay is paused", "paused", "running", "SELECT pg_wal_replay_resume();"))
     found.extend(_slot_problems(topology, primary))
-    for node in topology.standbys:
+    for node in (primary, *topology.standbys):
         for name in stale_slots(topology, node, primary):
             found.append(
                 Blocker("slot_stale", node.host, "keeps WAL for a node that does not follow it", name, "no slot", "Run start_new_standby.yml.")

@@ -227,7 +227,7 @@ def proxy_environment() -> dict[str, str]:
 
 
 def configure(recipe: Recipe, archives: Sequence[Archive], root: pathlib.Path) -> None:
-    """Write what makes the tree a container that reaches `running`, then install the extra packages."""
+    """Write what makes the tree a container that reaches `running`, and what the installation of packages needs."""
     files = {
         "etc/apt/sources.list": sources_list(recipe, archives),
         "etc/apt/apt.conf.d/90pg-ops": APT_SMALL + ("" if recipe.check_valid_until else APT_EXPIRED),
@@ -246,14 +246,22 @@ def configure(recipe: Recipe, archives: Sequence[Archive], root: pathlib.Path) -
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
+
+
+def install(recipe: Recipe, root: pathlib.Path) -> None:
+    """Bring the tree up to date, install the extra packages, and remove what belongs to the build."""
     apt = ["chroot", str(root), "apt-get", "-qq", "-y", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-confold"]
     quiet = {"DEBIAN_FRONTEND": "noninteractive", **proxy_environment()}
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    run([*apt, "update"], environment=quiet)
-    run([*apt, "upgrade"], environment=quiet)
-    if recipe.packages:
-        run([*apt, "--no-install-recommends", "install", *recipe.packages], environment=quiet)
-    run([*apt, "clean"])
+    run(["mount", "-t", "proc", "proc", str(root / "proc")])  # systemd-tmpfiles, which packages call, wants it
+    try:
+        run([*apt, "update"], environment=quiet)
+        run([*apt, "upgrade"], environment=quiet)
+        if recipe.packages:
+            run([*apt, "--no-install-recommends", "install", *recipe.packages], environment=quiet)
+        run([*apt, "clean"])
+    finally:
+        run(["umount", "--lazy", str(root / "proc")])
     for name in ("usr/sbin/policy-rc.d", "etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id"):
         (root / name).unlink(missing_ok=True)
     remove_excluded(root)
@@ -317,6 +325,7 @@ def build(recipe: Recipe, alias: str, work: pathlib.Path) -> str:
             root = directory / "rootfs"
             bootstrap(recipe, archives[0], root)
             configure(recipe, archives, root)
+            install(recipe, root)
             pack_and_import(recipe, alias, directory, root)
         finally:
             run(["rm", "-rf", "--one-file-system", str(directory)])
