@@ -200,9 +200,10 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none,))
     lost = _loss(source, target)
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
-    found.extend(_ahead_blockers(topology, target, limits))
     found.extend(_fence_blockers(topology, source, limits))
-    found.extend(_down_blockers(topology, target, limits))
+    if target.is_running_standby:
+        found.extend(_ahead_blockers(topology, target, limits))
+        found.extend(_down_blockers(topology, target, limits))
     # The old primary, and whatever else would open read-write at its next start.
     fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
     return FailoverPlan(

@@ -100,13 +100,13 @@ def _initial_primary(topology: Topology) -> Optional[Node]:
     if len(running) > 1:
         strangers = len({node.system_identifier for node in running}) == len(running)
         return first if first in running and strangers else None
-    if running and (first is None or running[0].roles or running[0].system_identifier == first.system_identifier):
+    if running and (first is None or running[0].roles or running[0].system_identifier == first.system_identifier != ""):
         return running[0]
     if first is None or first.standby_signal or first.fenced or first.rewind_unfinished:
         return None
     if first.state == states.ABSENT and any(node.role == STANDBY for node in topology.nodes):
         return None
-    overtaken = [n for n in topology.nodes if n.timeline > first.timeline and n.system_identifier == first.system_identifier]
+    overtaken = [n for n in topology.nodes if n.timeline > first.timeline and n.system_identifier == first.system_identifier != ""]
     return None if overtaken else first
 
 

@@ -12,7 +12,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Node, Sender, Slot
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
 
-COLUMNS = ("node", "role", "state", "tli", "lsn", "lag", "upstream", "slot", "sync")
+COLUMNS = ("node", "role", "state", "tli", "lsn", "lag", "from", "slot", "sync")
 
 
 def format_bytes(count: Optional[int]) -> str:
@@ -81,10 +81,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     lag = "-"
     if row["lag_bytes"] is not None:
         seconds = row["lag_seconds"]
-        lag = format_bytes(row["lag_bytes"]) + ("" if seconds is None else " {0:.1f}s".format(seconds))
+        lag = format_bytes(row["lag_bytes"]) + ("" if seconds is None else " {0:.{1}f}s".format(seconds, 1 if seconds < 10 else 0))
     slot = "-"
     if row["slot_active"] is not None:
-        slot = ("active " if row["slot_active"] else "INACTIVE ") + format_bytes(row["slot_retained_bytes"])
+        slot = format_bytes(row["slot_retained_bytes"]) + ("" if row["slot_active"] else " off")
     return (
         row["node"], row["role"], row["state"], str(row["timeline"] or "-"), row["lsn"] or "-", lag, row["upstream"] or "-", slot,
         row["sync_state"] or "-",
@@ -92,7 +92,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows below their headings in columns as wide as their widest cell."""
+    """Return the rows below their headings in columns as wide as their widest cell; three nodes' state fits into 80 columns."""
     widths = [max(len(str(line[i])) for line in [headings, *rows]) for i in range(len(headings))]
     lines = []
     for line in [headings, *rows]:

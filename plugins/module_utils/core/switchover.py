@@ -12,6 +12,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import START, plan_stopped
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, stale_primary_blockers
 
 HAND_OVER = "hand_over"  # a running primary hands its role to a standby
@@ -212,6 +213,20 @@ def _without_primary(topology: Topology, pending: Optional[Node]) -> SwitchoverP
     return SwitchoverPlan(HAND_OVER, pending.host, pending.pending.target, blockers, notes)
 
 
+def _finish_blockers(source: Node, primary: Node) -> tuple[Blocker, ...]:
+    """Return why the old primary of a hand-over that has its new primary cannot simply be started as that one's standby."""
+    if source.state not in (states.STOPPED, states.CRASHED):
+        return ()
+    if not source.fenced and source.standby_signal and plan_stopped(source, primary).action == START:
+        return ()
+    return (
+        Blocker(
+            "source_needs_rejoin", source.host, "it is down, and a start would not make it a standby of {0}".format(primary.host),
+            "{0}{1}".format(source.state, ", fenced" if source.fenced else ""), "stopped cleanly, ready to be a standby", "Run start_new_standby.yml.",
+        ),
+    )
+
+
 def _best(topology: Topology, primary: Node, limits: Limits) -> Optional[Node]:
     """Return the standby to hand over to: one that nothing speaks against and, as all of them catch up, of the highest priority."""
     able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
@@ -237,7 +252,7 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
     if stale:
         return SwitchoverPlan(HAND_OVER, primary.host, wanted, stale)
     if pending is not None and pending.pending.target == primary.host and wanted in ("", primary.host):
-        return SwitchoverPlan(FINISH, pending.host, primary.host)
+        return SwitchoverPlan(FINISH, pending.host, primary.host, _finish_blockers(pending, primary))
     if wanted == primary.host:
         action = FINISH if problems(topology) else NOTHING
         return SwitchoverPlan(action, "", primary.host)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for real_servers
 from real_servers import Node, Pair, Ports, Programs, as_account, copy_pair, end_below, make_template, new_node, own, start_pair
 
 WANTED_BYTES = 4 * 1024**3
+TEST_SECONDS = 90
 
 
 def programs_in(directory: str) -> Programs | None:
@@ -51,6 +53,20 @@ def place() -> Iterator[Path]:
     finally:
         end_below(top)
         shutil.rmtree(top)
+
+
+@pytest.fixture(autouse=True)
+def time_limit() -> Iterator[None]:
+    """End a test that hangs, so that its servers are stopped."""
+
+    def expire(*_unused: object) -> None:
+        raise AssertionError(f"the test took more than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,7 @@ def start_module(name: str, options: dict[str, Any], *, check_mode: bool = False
         return Run(pid, Path(output))
     code = 70
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test's time limit is not the module's
         null = os.open(os.devnull, os.O_RDONLY)
         for number, source in enumerate((null, handle, handle)):
             os.dup2(source, number)

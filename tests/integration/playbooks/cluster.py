@@ -99,9 +99,16 @@ class Cluster:
             text=True, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, **environment: str) -> Done:
-        """Run one playbook to its end."""
+    def run(self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, kill_after: int = 0, **environment: str) -> Done:
+        """Run one playbook to its end, or until it was killed because `kill_after` of its tasks had ended."""
         started = time.monotonic()
+        if kill_after:
+            environment = {
+                "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
+                "ANSIBLE_CALLBACKS_ENABLED": "kill_after",
+                "PG_OPS_TEST_KILL_AFTER": str(kill_after),
+                **environment,
+            }
         process = self.start(name, *arguments, inventory=inventory, **environment)
         try:
             output, _ = process.communicate(timeout=PLAYBOOK_TIMEOUT_SECONDS)
@@ -132,11 +139,15 @@ class Cluster:
     def account(self) -> pwd.struct_passwd:
         return pwd.getpwnam(self.local.owner)
 
+    @property
+    def switch(self) -> dict[str, Any]:
+        """What makes subprocess run a program under the servers' account."""
+        return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
     def run_as_owner(self, *argv: str, stdin: str | None = None, timeout_seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        switch: dict[str, Any] = {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": self.account.pw_dir}
         return subprocess.run(
-            argv, cwd="/", env=environment, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds, **switch
+            argv, cwd="/", env=environment, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds, **self.switch
         )
 
     def program(self, name: str) -> str:
@@ -167,8 +178,7 @@ class Cluster:
     def pg_ctl(self, name: str, action: str, *arguments: str) -> None:
         argv = [self.program("pg_ctl"), action, "-w", "-s", "-D", str(self.data(name)), "-l", str(self.place(name) / "postgresql.log"), *arguments]
         # Not run_as_owner: the server would keep the pipes of the output open.
-        switch: dict[str, Any] = {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-        subprocess.run(argv, cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, stdout=subprocess.DEVNULL, check=True, timeout=60, **switch)
+        subprocess.run(argv, cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, stdout=subprocess.DEVNULL, check=True, timeout=60, **self.switch)
 
     def primary(self) -> str:
         """The one running node that accepts writes."""
@@ -201,9 +211,18 @@ class Cluster:
     def timeline(self, name: str) -> int:
         return int(self.sql(name, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"), 16)
 
-    def heal(self) -> None:
-        """Bring whatever is down or astray back, through the playbook."""
-        self.play("start_new_standby")
+    # -- rows that a client was told are safe --------------------------------------------------------------------------------
+
+    @property
+    def conninfo(self) -> str:
+        nodes = [self.local.nodes[name] for name in self.names]
+        return f"host={','.join(n.socket_directory for n in nodes)} port={','.join(str(n.port) for n in nodes)} dbname=postgres"
+
+    def acknowledged_rows(self) -> set[str]:
+        return set((self.state / "acknowledged").read_text(encoding="ascii").split("\n")[:-1])
+
+    def stored_rows(self, name: str) -> set[str]:
+        return set(self.sql(name, "SELECT * FROM acknowledged").split())
 
     # -- snapshots -----------------------------------------------------------------------------------------------------------
 
@@ -273,6 +292,21 @@ def unchanged(cluster: Cluster) -> Iterator[None]:
     before = cluster.snapshot()
     yield
     assert difference(before, cluster.snapshot()) == []
+
+
+@contextmanager
+def writing(cluster: Cluster) -> Iterator[None]:
+    """Have a client write to the primary, whichever it is, while the block runs."""
+    cluster.sql(cluster.primary(), "CREATE TABLE acknowledged (number bigint PRIMARY KEY)")
+    program = (HERE / "writer.py").read_text(encoding="utf-8")  # the account need not be able to read the checkout
+    with (cluster.state / "acknowledged").open("w", encoding="ascii") as output:
+        argv = [cluster.local.interpreter, "-c", program, cluster.conninfo]
+        client = subprocess.Popen(argv, cwd="/", env={"PATH": "/usr/bin:/bin"}, stdout=output, **cluster.switch)
+        try:
+            yield
+        finally:
+            client.kill()
+            client.wait()
 
 
 def local_children(pid: int) -> list[int]:

@@ -11,6 +11,10 @@ import pytest
 from tests.integration.playbooks.cluster import Cluster, make_cluster
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: the kill matrices; leave them out with -m 'not slow'")
+
+
 @pytest.fixture(scope="session")
 def make() -> Iterator[Callable[..., Cluster]]:
     """Return a function that prepares clusters; all are gone when the session ends."""

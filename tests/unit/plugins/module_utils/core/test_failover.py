@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tests of the plan of a failover: who is fenced, who is promoted, what may be lost."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover import FINISH, TAKE_OVER, plan_failover
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver, Upstream
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import (
+    HISTORIES,
+    MIB,
+    OTHER_SYSTEM,
+    PAIR,
+    change,
+    cluster,
+    down,
+    pending,
+    reasons,
+    the,
+)
+
+LIMITS = Limits()
+ACCEPT = Limits(unfenced="accept")
+DEAD = down(cluster(), "pg1")
+SEEN_DOWN = [states.STARTING, states.UNRESPONSIVE, states.STOPPED, states.CRASHED]
+
+
+@pytest.mark.parametrize("state", SEEN_DOWN)
+@pytest.mark.parametrize("hosts", [PAIR, ("pg1", "pg2", "pg3")], ids=len)
+def test_plan_fences_a_dead_primary_that_was_seen_and_promotes_a_standby(hosts: tuple[str, ...], state: str) -> None:
+    plan = plan_failover(down(cluster(hosts), "pg1", state), "", LIMITS)
+    assert (plan.action, plan.source, plan.target, plan.fence, plan.blockers) == (TAKE_OVER, "pg1", "pg2", ("pg1",), ())
+    assert plan.lost_bytes == 0
+
+
+def test_plan_of_a_primary_without_data_has_nothing_to_fence() -> None:
+    plan = plan_failover(down(cluster(), "pg1", states.ABSENT), "", LIMITS)
+    assert (plan.source, plan.target, plan.fence, plan.lost_bytes, plan.blockers) == ("pg1", "pg2", (), None, ())
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"), [pytest.param(LIMITS, [("not_fenced", "pg1")], id="refused"), pytest.param(ACCEPT, [], id="accepted")]
+)
+def test_plan_of_an_unreachable_primary_asks_for_acceptance(limits: Limits, expected: list[tuple[str, str]]) -> None:
+    plan = plan_failover(down(cluster(), "pg1", states.UNREACHABLE), "", limits)
+    assert (reasons(plan.blockers), plan.fence, plan.lost_bytes) == (expected, (), None)
+    assert "pg1 was NOT fenced: keep it off until start_new_standby.yml has run" in plan.notes
+    assert any("cannot be known" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("word", ["yes", "true", "Accept", "accept "])
+def test_plan_takes_no_other_word_for_acceptance(word: str) -> None:
+    plan = plan_failover(down(cluster(), "pg1", states.UNREACHABLE), "", Limits(unfenced=word))
+    assert reasons(plan.blockers) == [("not_fenced", "pg1")]
+
+
+NO_TIE = {"receiver": Receiver(), "upstream": Upstream()}
+
+
+def test_plan_without_a_known_primary_asks_for_acceptance() -> None:
+    topology = change(down(down(cluster(), "pg1", states.UNREACHABLE), "pg3", states.UNREACHABLE), "pg2", **NO_TIE)
+    assert reasons(plan_failover(topology, "", LIMITS).blockers) == [("old_primary_unknown", "main")]
+    accepted = plan_failover(topology, "", ACCEPT)
+    assert (accepted.blockers, accepted.source, accepted.target) == ((), "", "pg2")
+    assert "the old primary was NOT fenced: keep it off until start_new_standby.yml has run" in accepted.notes
+
+
+FENCED = change(DEAD, "pg1", standby_signal=True, role="standby", fenced=True)
+
+
+@pytest.mark.parametrize(
+    ("topology", "limits", "expected"),
+    [
+        pytest.param(FENCED, LIMITS, [], id="a run that was cut off after the fence goes on"),
+        pytest.param(down(FENCED, "pg3", states.STOPPED), LIMITS, [], id="a standby that is down was seen"),
+        pytest.param(down(DEAD, "pg3", states.UNREACHABLE), LIMITS, [], id="nobody can have taken over from a primary that just died"),
+        pytest.param(
+            down(FENCED, "pg3", states.UNREACHABLE), LIMITS, [("not_fenced", "pg3")], id="fenced before: the one out of sight may be primary"
+        ),
+        pytest.param(down(FENCED, "pg3", states.UNREACHABLE), ACCEPT, [], id="accepted"),
+        pytest.param(
+            down(change(FENCED, "pg3", member={"priority": 0}), "pg3", states.UNREACHABLE), LIMITS, [], id="one that is never promoted cannot be"
+        ),
+    ],
+)
+def test_plan_asks_about_whom_it_cannot_see_once_the_old_primary_was_fenced(
+    topology: Topology, limits: Limits, expected: list[tuple[str, str]]
+) -> None:
+    assert reasons(plan_failover(topology, "", limits).blockers) == expected
+
+
+def test_plan_fences_everything_that_would_come_up_read_write() -> None:
+    # pg1 was primary long ago and was never fenced; pg2 came after it and just died; pg3 follows pg2.
+    topology = down(down(cluster(primary="pg2", timeline=2), "pg2"), "pg1")
+    topology = change(topology, "pg1", standby_signal=False, role=PRIMARY, timeline=1, timeline_history="")
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, plan.target, plan.fence, plan.blockers) == ("pg2", "pg3", ("pg1", "pg2"), ())
+
+
+def test_plan_leaves_a_standby_that_is_down_unfenced() -> None:
+    assert plan_failover(down(DEAD, "pg3", states.STOPPED), "", LIMITS).fence == ("pg1",)
+
+
+def test_plan_does_not_promote_a_standby_that_follows_the_primary_before_the_last() -> None:
+    topology = down(FENCED, "pg2", timeline=2, timeline_history=HISTORIES[2], standby_signal=False)
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, plan.target, plan.fence) == ("pg2", "pg3", ("pg2",))
+    assert reasons(plan.blockers) == [("behind_on_timeline", "pg3")]
+    assert plan.lost_bytes is None
+
+
+# -- what is lost -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "lost", "expected"),
+    [
+        pytest.param({}, LIMITS, 0, [], id="level"),
+        pytest.param({"wal_end_lsn": "0/8000000"}, LIMITS, 0, [], id="the dead primary is behind"),
+        pytest.param({"wal_end_lsn": "0/A000000"}, LIMITS, 16 * MIB, [], id="at the limit"),
+        pytest.param({"wal_end_lsn": "0/A002000"}, LIMITS, 16 * MIB + 8192, [("data_loss", "pg2")], id="a page over the limit"),
+        pytest.param({"wal_end_lsn": "0/A002000"}, Limits(accept_data_loss_bytes=16 * MIB + 8192), 16 * MIB + 8192, [], id="accepted"),
+        pytest.param({"wal_end_lsn": "0/9002000"}, Limits(max_lag_bytes=0), 8192, [("data_loss", "pg2")], id="a limit of nothing"),
+        pytest.param({"wal_end_lsn": "1/0"}, Limits(accept_data_loss_bytes=1), 0xF7000000, [("data_loss", "pg2")], id="accepted too little"),
+        pytest.param({"wal_end_lsn": ""}, LIMITS, None, [], id="its WAL cannot be read"),
+        pytest.param({"wal_end_lsn": "0/9002000", "timeline": 0}, LIMITS, 8192, [], id="its timeline is unknown"),
+    ],
+)
+def test_plan_weighs_the_wal_that_only_the_dead_primary_has(
+    changes: dict[str, Any], limits: Limits, lost: Optional[int], expected: list[tuple[str, str]]
+) -> None:
+    plan = plan_failover(change(DEAD, "pg1", **changes), "pg2", limits)
+    assert (plan.lost_bytes, reasons(plan.blockers)) == (lost, expected)
+
+
+def test_plan_weighs_the_wal_of_a_standby_that_is_down() -> None:
+    topology = down(DEAD, "pg3", states.STOPPED, wal_end_lsn="0/F000000")
+    plan = plan_failover(topology, "", LIMITS)
+    assert [(blocker.reason, blocker.problem) for blocker in plan.blockers] == [("data_loss", "lacks WAL that is safe on pg3")]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limits", "expected"),
+    [
+        pytest.param("", LIMITS, [], id="the most advanced is taken"),
+        pytest.param("pg3", LIMITS, [], id="or named"),
+        pytest.param("pg2", LIMITS, [("not_most_advanced", "pg2")], id="one that is behind is refused"),
+        pytest.param("pg2", Limits(accept_data_loss_bytes=255), [("not_most_advanced", "pg2")], id="accepted a byte too little"),
+        pytest.param("pg2", Limits(accept_data_loss_bytes=256), [], id="accepted"),
+    ],
+)
+def test_plan_takes_the_most_advanced_standby(wanted: str, limits: Limits, expected: list[tuple[str, str]]) -> None:
+    plan = plan_failover(change(DEAD, "pg3", replay_lsn="0/9000100"), wanted, limits)
+    assert (plan.target, reasons(plan.blockers)) == (wanted or "pg3", expected)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        pytest.param({"replay_paused": True}, id="paused"),
+        pytest.param({"replay_delay_ms": 60000}, id="delayed"),
+        pytest.param({"member": {"priority": 0}}, id="priority 0"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("position", "limits", "expected"),
+    [
+        pytest.param("0/A000000", LIMITS, [], id="within the limit"),
+        pytest.param("0/A000001", LIMITS, [("not_most_advanced", "pg2")], id="over the limit"),
+        pytest.param("0/A000001", Limits(accept_data_loss_bytes=16 * MIB + 1), [], id="accepted"),
+    ],
+)
+def test_plan_weighs_the_wal_of_a_standby_that_cannot_be_promoted(
+    why: dict[str, Any], position: str, limits: Limits, expected: list[tuple[str, str]]
+) -> None:
+    plan = plan_failover(change(DEAD, "pg3", receive_lsn=position, **why), "", limits)
+    assert (plan.target, reasons(plan.blockers)) == ("pg2", expected)
+    assert any(note.startswith("pg3 holds ") for note in plan.notes)
+
+
+def test_plan_refuses_a_named_standby_whose_position_is_unknown_beside_one_that_is_known() -> None:
+    topology = change(DEAD, "pg2", receive_lsn="", replay_lsn="")
+    assert reasons(plan_failover(topology, "pg2", LIMITS).blockers) == [("not_most_advanced", "pg2")]
+    assert plan_failover(topology, "", LIMITS).target == "pg3"
+
+
+def test_plan_counts_the_replay_where_the_receive_lsn_fell_back() -> None:
+    # pg2 was restarted after the primary died: its receive LSN is the segment's start, its replay LSN is not.
+    topology = change(change(DEAD, "pg2", receive_lsn="0/9000000", replay_lsn="0/9000200"), "pg3", receive_lsn="0/9000100", replay_lsn="0/9000100")
+    assert plan_failover(topology, "", LIMITS).target == "pg2"
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topology", "wanted", "expected"),
+    [
+        pytest.param(cluster(), "", [("primary_alive", "pg1")], id="the primary is healthy"),
+        pytest.param(cluster(), "pg2", [("primary_alive", "pg1")], id="target named"),
+        pytest.param(cluster(timeline=2), "", [("primary_alive", "pg1")], id="healthy after an earlier failover"),
+        pytest.param(down(cluster(timeline=2), "pg3"), "", [("primary_alive", "pg1")], id="a standby is down"),
+        pytest.param(
+            change(cluster(primary="pg2", timeline=2), "pg2", pending=pending("failover", "pg1", "pg2")),
+            "",
+            [("primary_alive", "pg2")],
+            id="the old primary is back: the note is history",
+        ),
+        pytest.param(
+            change(cluster(PAIR), "pg2", role=PRIMARY), "", [("two_primaries", "pg1"), ("two_primaries", "pg2")], id="two primaries"
+        ),
+        pytest.param(DEAD, "pg9", [("unknown_host", "pg9")], id="unknown target"),
+        pytest.param(DEAD, "pg1", [("not_a_standby", "pg1")], id="the dead primary itself"),
+        pytest.param(down(DEAD, "pg2", states.STOPPED), "pg2", [("not_a_standby", "pg2")], id="a standby that is down"),
+        pytest.param(down(DEAD, "pg2", states.UNREACHABLE), "pg2", [("not_a_standby", "pg2")], id="a standby out of sight"),
+        pytest.param(down(down(cluster(PAIR), "pg1"), "pg2"), "", [("no_candidate", "main")], id="no standby runs"),
+        pytest.param(change(down(cluster(PAIR), "pg1"), "pg2", member={"priority": 0}), "", [("no_candidate", "main")], id="only priority 0"),
+        pytest.param(change(DEAD, "pg2", member={"priority": 0}), "pg2", [("priority_zero", "pg2")], id="priority 0 named"),
+        pytest.param(change(DEAD, "pg2", replay_paused=True), "pg2", [("replay_paused", "pg2")], id="paused, named"),
+        pytest.param(change(DEAD, "pg2", replay_delay_ms=1), "pg2", [("replay_delayed", "pg2")], id="delayed, named"),
+        pytest.param(change(DEAD, "pg1", system_identifier=OTHER_SYSTEM), "", [("foreign_system", "pg1")], id="two clusters under one name"),
+        pytest.param(change(DEAD, "pg1", timeline=2), "", [("behind_on_timeline", "pg2")], id="the dead primary is on a newer timeline"),
+        pytest.param(
+            change(DEAD, "pg3", timeline=2, timeline_history=HISTORIES[2]), "pg2", [("behind_on_timeline", "pg2")], id="a sibling is too"
+        ),
+        pytest.param(
+            change(cluster(timeline=2), "pg3", timeline=3, timeline_history=HISTORIES[3]),
+            "",
+            [("stale_primary", "pg1")],
+            id="an old primary came back: the others are not pointed at it",
+        ),
+    ],
+)
+def test_plan_refuses(topology: Topology, wanted: str, expected: list[tuple[str, str]]) -> None:
+    plan = plan_failover(topology, wanted, LIMITS)
+    assert (plan.action, reasons(plan.blockers)) == (TAKE_OVER, expected)
+
+
+def test_refusal_of_a_healthy_primary_names_the_playbook_for_planned_changes() -> None:
+    (blocker,) = plan_failover(cluster(), "", LIMITS).blockers
+    assert "switchover.yml" in blocker.hint
+
+
+# -- a failover that was cut off ----------------------------------------------------------------------------------------------
+
+PROMOTED = change(down(cluster(primary="pg2", timeline=2), "pg1", standby_signal=True), "pg2", pending=pending("failover", "pg1", "pg2"))
+ASTRAY = {"receiver": Receiver(), "upstream": Upstream("192.0.2.1", 5432), "timeline": 1, "timeline_history": ""}
+
+
+@pytest.mark.parametrize(
+    ("topology", "wanted", "source"),
+    [
+        pytest.param(PROMOTED, "", "pg1", id="promoted, the note is there"),
+        pytest.param(PROMOTED, "pg2", "pg1", id="the same target named"),
+        pytest.param(change(PROMOTED, "pg3", **ASTRAY), "", "pg1", id="a sibling still follows the old primary"),
+        pytest.param(change(down(cluster(primary="pg2", timeline=2), "pg1"), "pg3", **ASTRAY), "", "", id="the same without a note"),
+    ],
+)
+def test_plan_finishes_a_failover_that_was_cut_off(topology: Topology, wanted: str, source: str) -> None:
+    plan = plan_failover(topology, wanted, LIMITS)
+    assert (plan.action, plan.source, plan.target, plan.blockers, plan.fence) == (FINISH, source, "pg2", (), ())
+
+
+@pytest.mark.parametrize(
+    ("topology", "wanted"),
+    [
+        pytest.param(PROMOTED, "pg3", id="another target named"),
+        pytest.param(change(PROMOTED, "pg2", pending=pending("failover", "pg2", "pg3")), "", id="the note is of another failover"),
+        pytest.param(change(PROMOTED, "pg2", pending=pending("switchover", "pg1", "pg2")), "", id="the note is of a switchover"),
+    ],
+)
+def test_plan_with_a_living_primary_refuses_anything_else(topology: Topology, wanted: str) -> None:
+    assert reasons(plan_failover(topology, wanted, LIMITS).blockers) == [("primary_alive", "pg2")]
+
+
+def test_plan_of_a_cascade_promotes_the_middle() -> None:
+    topology = down(cluster(upstreams={"pg3": "pg2"}), "pg1")
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, plan.target, plan.blockers) == ("pg1", "pg2", ())
+
+
+def test_notes_name_a_standby_that_could_not_be_observed() -> None:
+    plan = plan_failover(down(DEAD, "pg3", states.UNREACHABLE), "", LIMITS)
+    assert "pg3 could not be observed; it may hold more WAL than pg2" in plan.notes
+    assert the(DEAD, "pg3").host not in plan.fence

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tests of the place that every node has once a plan was carried out."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import Placement, after_change, placement
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import TRIO, cluster, down, the
+
+CASCADE = {"pg3": {"upstream": "pg2"}}
+
+
+def place(topology: Topology, host: str) -> tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    found = placement(topology, host)
+    assert isinstance(found, Placement)
+    assert found.host == host
+    return (found.upstream.host if found.upstream else "", found.slots_present, found.slots_absent, found.downstreams)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "returns", "states_after"),
+    [
+        pytest.param("pg1", "pg2", True, ["standby running", "primary running", "standby running"], id="planned"),
+        pytest.param("pg1", "pg2", False, ["standby stopped", "primary running", "standby running"], id="unplanned"),
+        pytest.param("", "pg1", False, ["primary running", "standby running", "standby running"], id="nothing moves"),
+    ],
+)
+def test_after_change_moves_the_role(source: str, target: str, returns: bool, states_after: list[str]) -> None:
+    after = after_change(cluster(), source, target, source_returns=returns)
+    assert [node.role + " " + node.state for node in after.nodes] == states_after
+    assert [node.host for node in after.nodes] == list(TRIO)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("pg1", ("pg2", (), TRIO, ()), id="old primary"),
+        pytest.param("pg2", ("", ("pg1", "pg3"), ("pg2",), ("pg1", "pg3")), id="new primary"),
+        pytest.param("pg3", ("pg2", (), TRIO, ()), id="sibling"),
+    ],
+)
+def test_placement_after_a_switchover(host: str, expected: tuple[object, ...]) -> None:
+    assert place(after_change(cluster(), "pg1", "pg2", source_returns=True), host) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("pg2", ("", ("pg1", "pg3"), ("pg2",), ("pg3",)), id="new primary keeps the dead one's slot, does not wait for it"),
+        pytest.param("pg3", ("pg2", (), TRIO, ()), id="sibling"),
+    ],
+)
+def test_placement_after_a_failover(host: str, expected: tuple[object, ...]) -> None:
+    assert place(after_change(down(cluster(), "pg1"), "pg1", "pg2", source_returns=False), host) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "expected"),
+    [
+        pytest.param("pg2", "pg3", ("pg2", (), TRIO, ()), id="its upstream becomes primary"),
+        pytest.param("pg3", "pg3", ("", ("pg1", "pg2"), ("pg3",), ("pg1", "pg2")), id="the cascaded one becomes primary"),
+        pytest.param("pg3", "pg2", ("pg3", (), TRIO, ()), id="its upstream then follows it"),
+    ],
+)
+def test_placement_of_a_cascade_after_a_switchover(target: str, host: str, expected: tuple[object, ...]) -> None:
+    topology = cluster(upstreams={"pg3": "pg2"}, members=CASCADE)
+    assert place(after_change(topology, "pg1", target, source_returns=True), host) == expected
+
+
+def test_placement_of_a_cascade_at_rest() -> None:
+    topology = cluster(upstreams={"pg3": "pg2"}, members=CASCADE)
+    assert place(topology, "pg1") == ("", ("pg2",), ("pg1", "pg3"), ("pg2",))
+    assert place(topology, "pg2") == ("pg1", ("pg3",), ("pg1", "pg2"), ("pg3",))
+
+
+@pytest.mark.parametrize("state", [states.STOPPED, states.CRASHED, states.ABSENT, states.UNREACHABLE])
+def test_placement_of_a_cascade_whose_middle_is_away_is_below_the_primary(state: str) -> None:
+    topology = down(cluster(upstreams={"pg3": "pg2"}, members=CASCADE), "pg2", state)
+    assert place(topology, "pg3")[0] == "pg1"
+    assert place(topology, "pg1")[1] == ("pg2", "pg3")
+
+
+def test_placement_uses_legal_slot_names_for_odd_hosts() -> None:
+    topology = cluster(("pg1", "db-2.example.com", "Ärger 3"))
+    upstream, present, absent, downstreams = place(topology, "pg1")
+    assert present == tuple(the(topology, host).member.slot_name for host in ("db-2.example.com", "Ärger 3"))
+    assert all(name.replace("_", "").isalnum() and name.isascii() for name in present)
+    assert (upstream, absent, downstreams) == ("", ("pg1",), ("db-2.example.com", "Ärger 3"))
+
+
+@pytest.mark.parametrize(
+    ("topology", "host"),
+    [
+        pytest.param(down(cluster(), "pg1"), "pg2", id="no primary"),
+        pytest.param(cluster(), "pg9", id="unknown host"),
+    ],
+)
+def test_placement_without_one_primary_or_of_a_stranger_is_none(topology: Topology, host: str) -> None:
+    assert placement(topology, host) is None

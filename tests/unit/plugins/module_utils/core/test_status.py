@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tests of the state of a cluster as rows and as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Optional
+
+import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
+    format_bytes,
+    render_status,
+    render_table,
+    status_rows,
+)
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import (
+    PAIR,
+    change,
+    cluster,
+    down,
+    sender_of,
+    slot_of,
+    the,
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (812, "812"),
+        (1023, "1023"),
+        (1024, "1.0k"),
+        (10 * 1024, "10k"),
+        (64 * 1024, "64k"),
+        (1024**2 - 1, "1024k"),
+        (16 * 1024**2, "16M"),
+        (int(3.1 * 1024**3), "3.1G"),
+        (1024**4, "1.0T"),
+        (5000 * 1024**4, "5000T"),
+    ],
+)
+def test_format_bytes_takes_at_most_six_characters(count: Optional[int], text: str) -> None:
+    assert format_bytes(count) == text
+    assert len(text) <= 6
+
+
+def test_status_rows_of_a_healthy_cluster_have_the_primary_first() -> None:
+    rows = status_rows(cluster(primary="pg2", timeline=2))
+    assert [row["node"] for row in rows] == ["pg2", "pg1", "pg3"]
+    assert rows[0] == {
+        "node": "pg2",
+        "role": "primary",
+        "state": "running",
+        "timeline": 2,
+        "lsn": "0/9000000",
+        "lag_bytes": None,
+        "lag_seconds": None,
+        "upstream": "",
+        "slot": "",
+        "slot_active": None,
+        "slot_retained_bytes": None,
+        "sync_state": "",
+    }
+    assert rows[1] == {
+        "node": "pg1",
+        "role": "standby",
+        "state": "streaming",
+        "timeline": 2,
+        "lsn": "0/9000000",
+        "lag_bytes": 0,
+        "lag_seconds": 0.0,
+        "upstream": "pg2",
+        "slot": "pg1",
+        "slot_active": True,
+        "slot_retained_bytes": 0,
+        "sync_state": "async",
+    }
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [
+        pytest.param(down(cluster(PAIR), "pg2", states.STOPPED), {"state": "stopped", "slot_active": False, "upstream": "pg1"}, id="stopped"),
+        pytest.param(down(cluster(PAIR), "pg2", states.CRASHED), {"state": "crashed", "lsn": "0/8000100"}, id="crashed"),
+        pytest.param(down(cluster(PAIR), "pg2", states.STARTING), {"state": "starting"}, id="starting"),
+        pytest.param(down(cluster(PAIR), "pg2", states.UNRESPONSIVE), {"state": "unresponsive"}, id="unresponsive"),
+        pytest.param(down(cluster(PAIR), "pg2", states.ABSENT), {"state": "absent", "role": "-", "timeline": 0, "lsn": ""}, id="absent"),
+        pytest.param(
+            down(cluster(PAIR), "pg2", states.UNREACHABLE),
+            {"state": "unreachable", "role": "-", "lsn": "", "lag_bytes": None, "upstream": ""},
+            id="unreachable",
+        ),
+        pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", fenced=True), {"state": "fenced"}, id="fenced"),
+        pytest.param(change(cluster(PAIR), "pg2", receiver=Receiver()), {"state": "running", "upstream": "pg1"}, id="runs, does not stream"),
+        pytest.param(change(cluster(PAIR), "pg1", current_lsn="0/9000010"), {"lag_bytes": 16, "lag_seconds": 0.0}, id="behind"),
+        pytest.param(change(cluster(PAIR), "pg1", current_lsn="0/8000000"), {"lag_bytes": 0}, id="seen later than the primary"),
+        pytest.param(change(cluster(PAIR), "pg2", replay_lsn=""), {"lag_bytes": None}, id="nothing replayed"),
+        pytest.param(
+            change(cluster(PAIR), "pg1", current_lsn="0/9000010", senders=(sender_of("pg2", replay_lag_seconds=None),)),
+            {"lag_bytes": 16, "lag_seconds": None},
+            id="time unknown",
+        ),
+        pytest.param(change(cluster(PAIR), "pg1", senders=()), {"sync_state": "", "lag_seconds": 0.0}, id="no sender"),
+        pytest.param(change(cluster(PAIR), "pg1", slots=()), {"slot": "", "slot_active": None}, id="no slot"),
+        pytest.param(down(cluster(PAIR), "pg1"), {"lag_bytes": None, "upstream": "pg1"}, id="no primary"),
+    ],
+)
+def test_status_row_of_a_standby(topology: Topology, expected: dict[str, Any]) -> None:
+    row = next(row for row in status_rows(topology) if row["node"] == "pg2")
+    assert {key: row[key] for key in expected} == expected
+
+
+def test_status_rows_of_two_primaries_show_both() -> None:
+    rows = status_rows(change(cluster(PAIR), "pg2", role=PRIMARY))
+    assert [row["role"] for row in rows] == ["primary", "primary"]
+
+
+def test_render_table_pads_to_the_widest_cell() -> None:
+    assert render_table(("A", "LONG"), [("wide", "x"), ("y", "z")]) == "A     LONG\nwide  x\ny     z"
+    assert render_table(("A",), []) == "A"
+
+
+def test_render_status_of_a_healthy_cluster_is_its_table() -> None:
+    assert render_status(cluster()).splitlines() == [
+        "Cluster main: healthy",
+        "NODE  ROLE     STATE      TLI  LSN        LAG     FROM  SLOT  SYNC",
+        "pg1   primary  running    1    0/9000000  -       -     -     -",
+        "pg2   standby  streaming  1    0/9000000  0 0.0s  pg1   0     async",
+        "pg3   standby  streaming  1    0/9000000  0 0.0s  pg1   0     async",
+    ]
+
+
+def test_render_status_marks_a_slot_that_nobody_uses() -> None:
+    topology = cluster(PAIR)
+    topology = change(topology, "pg1", slots=(slot_of(the(topology, "pg2").member, active=False, retained_bytes=64 * 1024**2),))
+    assert "64M off" in render_status(topology)
+
+
+def test_render_status_puts_problems_first_each_with_its_remedy() -> None:
+    lines = render_status(down(cluster(), "pg3", states.STOPPED)).splitlines()
+    assert lines[0] == "Cluster main: 1 problem(s)"
+    assert lines[1].startswith("  ! pg3: the server does not run")
+    assert lines[1].endswith("Run start_new_standby.yml.")
+    assert lines[2].startswith("NODE")
+
+
+BUSY = {"current_lsn": "16/B374D848", "timeline": 12, "control_timeline": 12}
+
+
+@pytest.mark.parametrize("hosts", [("pgsql1", "pgsql2", "pgsql3"), ("node1", "node2", "node3"), ("db-a", "db-b", "db-c")], ids=lambda hosts: hosts[0])
+def test_render_status_of_three_nodes_fits_eighty_columns(hosts: tuple[str, ...]) -> None:
+    topology = cluster(hosts, primary=hosts[0])
+    first, second, third = hosts
+    slots = tuple(slot_of(the(topology, host).member, retained_bytes=812 * 1024**2, active=host == second) for host in (second, third))
+    senders = (sender_of(second, sync_state="quorum", replay_lag_seconds=120.5), sender_of(third, replay_lag_seconds=9.94))
+    topology = change(topology, first, slots=slots, senders=senders, timeline_history="", **BUSY)
+    for host in (second, third):
+        receiver = replace(the(topology, host).receiver, received_timeline=12)
+        topology = change(topology, host, replay_lsn="16/B0000000", timeline=12, timeline_history="", receiver=receiver)
+    assert [row["state"] for row in status_rows(topology)] == ["running", "streaming", "streaming"]
+    table = [line for line in render_status(topology).splitlines() if not line.startswith("  !")]
+    assert max(len(line) for line in table) <= 80, "\n".join(table)
+
+
+@pytest.mark.parametrize("host", ["db-1.example.com", "Ärger 'x'", "a{0}%s", "x" * 70])
+def test_render_status_shows_odd_names_as_they_are(host: str) -> None:
+    text = render_status(cluster(("pg1", host)))
+    assert host in text
+    assert text.startswith("Cluster main: healthy")
+
+
+@pytest.mark.parametrize("state", [states.RUNNING, states.STARTING, states.UNRESPONSIVE, states.STOPPED, states.CRASHED, states.ABSENT, states.UNREACHABLE])
+@pytest.mark.parametrize("host", ["pg1", "pg2"])
+def test_render_status_of_any_state_is_text(state: str, host: str) -> None:
+    topology = cluster() if state == states.RUNNING else down(cluster(), host, state)
+    lines = render_status(topology).splitlines()
+    assert lines[0].endswith("healthy") == (state == states.RUNNING)
+    assert len([line for line in lines if line.startswith("pg")]) == 3
