@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a set-up node looks like from outside: service, files, sockets and processes of a scenario's containers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import yaml
+
+SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
+testinfra_hosts = [f"lxc://{SCENARIO}-pgsql{number}" for number in (1, 2, 3)]
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def secrets() -> list[str]:
+    """The passwords of the scenario's inventory."""
+    with open(os.path.join(HERE, "..", "inventory", "group_vars", "pg_nodes.yml"), encoding="utf-8") as stream:
+        variables = yaml.safe_load(stream)
+    return [variables["pg_replication_password"], variables["pg_rewind_password"]]
+
+
+@pytest.fixture(name="directory")
+def data_directory(host: Any) -> str:
+    """The node's data directory."""
+    found: str = host.check_output("ls -d /var/lib/postgresql/*/main | head -n 1")
+    return found
+
+
+def test_service_after_role_changes_runs_under_systemd(host: Any, directory: str) -> None:
+    major = directory.split("/")[4]
+    service = host.service(f"postgresql@{major}-main")
+    assert service.is_running
+    pid = host.check_output(f"head -n 1 {directory}/postmaster.pid")
+    assert service.systemd_properties["MainPID"] == pid, "the server runs outside of its unit"
+
+
+def test_port_on_every_address_listens(host: Any) -> None:
+    assert host.socket("tcp://0.0.0.0:5432").is_listening
+
+
+def test_passfile_belongs_to_the_server_alone(host: Any, directory: str) -> None:
+    passfile = host.file(f"{directory}.pg_ops/passfile")
+    assert (passfile.user, passfile.mode) == ("postgres", 0o600)
+    assert host.file(f"{directory}.pg_ops").mode == 0o700
+
+
+def test_processes_and_settings_hold_no_password(host: Any, directory: str) -> None:
+    seen = host.check_output("ps -eo args")
+    seen += host.check_output(f"cat {directory}/postgresql.auto.conf /etc/postgresql/*/main/*.conf /var/log/postgresql/*.log")
+    for secret in secrets():
+        assert secret not in seen
+        assert secret.encode("unicode_escape").decode() not in seen
+
+
+def test_pg_hba_admits_replication_from_the_peers_alone(host: Any) -> None:
+    lines = [line.split() for line in host.check_output("cat /etc/postgresql/*/main/pg_hba.conf").splitlines()]
+    remote = [words for words in lines if words[:2] == ["host", "replication"]]
+    assert len(remote) >= 2
+    assert all(words[2] == "replicator" and words[3].endswith("/32") and words[4] == "scram-sha-256" for words in remote)
+    assert not [words for words in remote if words[3].startswith(("127.", "0."))]
+
+
+def test_no_note_of_a_role_change_is_left(host: Any, directory: str) -> None:
+    left = host.check_output(f"ls {directory}.pg_ops").split()
+    assert not {"pending.json", "rewind.json", "clone.json", "fenced.json"} & set(left)
