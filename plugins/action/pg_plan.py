@@ -178,7 +178,10 @@ class ActionModule(ActionBase):
         decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
         standby = topology.node(self._host)
         decided["follows"] = bool(standby and standby.is_running_standby and self._host != plan.target)
-        return {**decided, "fence": self._host in plan.fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
+        fenced = plan.fence[0] if plan.fence else ""
+        return {
+            **decided, "fence": self._host == fenced, "fence_host": fenced, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)
+        }
 
     def _rejoin(self) -> Result:
         topology = self._topology()

@@ -5,7 +5,7 @@
 
 check -> slots on the candidate -> CHECKPOINT -> arm the fence -> stop -> shutdown checkpoint -> the candidate has it -> promote.
 Until pg_promote is sent everything can be taken back, and the primary is; after it nothing is, because the candidate may
-become primary at any moment.
+become primary at any moment. A note keeps the phase for the run that takes up an interrupted one: 'armed', then 'promoting'.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import ControlData
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import await_primary, read_state, require_promotable
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError, deaf_to_hangups
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, point_at, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    Peer,
+    connect_peer,
+    connect_replication,
+    identify,
+    is_pointed_at,
+    point_at,
+    wait_until_replayed,
+)
+
+ARMED = "armed"  # nothing was promoted yet
+PROMOTING = "promoting"  # the candidate may have been told to promote
 
 
 @dataclass(frozen=True)
@@ -42,15 +55,19 @@ class NotTakenBack(ServerError):
     """The hand-over failed after the promotion was asked for: the old primary stays fenced."""
 
 
-def require_candidate(server: Server, peer: Peer, *, system_identifier: str) -> None:
-    """Raise ServerError unless the candidate is this cluster's standby and would obey; changes nothing."""
+def _require_same_cluster(server: Server, peer: Peer, system_identifier: str) -> None:
     with connect_replication(server, peer) as replication:
         found = identify(replication)
-        if str(found.get("systemid")) != system_identifier:
-            raise ServerError(
-                "{0} belongs to another cluster".format(peer.name), reason="foreign_system", observed=str(found.get("systemid")),
-                required=system_identifier, hint="Check pg_address of {0}.".format(peer.name),
-            )
+    if str(found.get("systemid")) != system_identifier:
+        raise ServerError(
+            "{0} belongs to another cluster".format(peer.name), reason="foreign_system", observed=str(found.get("systemid")),
+            required=system_identifier, hint="Check pg_address of {0}.".format(peer.name),
+        )
+
+
+def require_candidate(server: Server, peer: Peer, *, system_identifier: str) -> None:
+    """Raise ServerError unless the candidate is this cluster's standby and would obey; changes nothing."""
+    _require_same_cluster(server, peer, system_identifier)
     with connect_peer(server, peer) as session:
         state = read_state(session)
         if not state["in_recovery"]:
@@ -65,15 +82,20 @@ def require_candidate(server: Server, peer: Peer, *, system_identifier: str) -> 
 
 def _create_slots(server: Server, peer: Peer, names: Sequence[str]) -> tuple[str, ...]:
     """Make the slots that the others will need on the candidate; returns those that were missing."""
-    made = []
+    made: list[str] = []
     with connect_replication(server, peer) as replication:
         for name in names:
             try:
                 replication.rows('CREATE_REPLICATION_SLOT "{0}" PHYSICAL RESERVE_WAL'.format(name))
                 made.append(name)
             except sql.SqlError as error:
-                if error.sqlstate != "42710":  # duplicate_object
-                    raise
+                if error.sqlstate == "42710":  # duplicate_object
+                    continue
+                _drop_slots(server, peer, made)
+                raise ServerError(
+                    "cannot make slot {0} on {1}: {2}".format(name, peer.name, error.message), reason="slot", observed=error.message,
+                    required="a slot", hint="Look at pg_replication_slots and max_replication_slots there.",
+                ) from error
     return tuple(made)
 
 
@@ -104,27 +126,33 @@ def _require_close(local: sql.Session, candidate: sql.Session, terms: HandOver, 
         time.sleep(0.1)
 
 
-def _await_shutdown_checkpoint(candidate: sql.Session, checkpoint_lsn: str, terms: HandOver, peer: Peer) -> None:
-    """Wait until the candidate has received and replayed the whole shutdown checkpoint record; raises ServerError.
-
-    Both positions point behind the last record, so passing the record's start means having all of it.
-    """
-    wanted = parse_lsn(checkpoint_lsn)
+def _await_everything(candidate: sql.Session, wanted: int, terms: HandOver, peer: Peer) -> None:
+    """Wait until the candidate has replayed all that this server wrote; raises ServerError."""
     deadline = time.monotonic() + terms.catch_up_timeout_seconds
     while True:
         received, replayed = _candidate_position(candidate)
-        if replayed > wanted:
+        if replayed >= wanted:
             return
         if time.monotonic() > deadline:
             raise ServerError(
-                "{0} did not get the shutdown checkpoint {1}".format(peer.name, checkpoint_lsn), reason="candidate_incomplete",
-                observed="received {0:X}, replayed {1:X}".format(received, replayed), required="past {0}".format(checkpoint_lsn),
+                "{0} did not get all WAL of this server".format(peer.name), reason="candidate_incomplete",
+                observed="received {0}, replayed {1}".format(format_lsn(received), format_lsn(replayed)),
+                required="replayed {0}".format(format_lsn(wanted)),
             )
         time.sleep(POLL_SECONDS / 2)
 
 
-def _stop(server: Server, terms: HandOver) -> str:
-    """Stop the server fast and return where its shutdown checkpoint lies; raises ServerError unless it was clean."""
+def _position(server: Server) -> int:
+    """Return how far the WAL of a server reaches that runs as a standby; 0 when it is down or primary."""
+    if not server.postmaster_pid():
+        return 0
+    with server.connect() as session:
+        state = read_state(session)
+    return parse_lsn(state["position_lsn"] or "0/0") if state["in_recovery"] else 0
+
+
+def _stop(server: Server, terms: HandOver) -> ControlData:
+    """Stop the server fast and return what its control file says then; raises ServerError unless the stop was clean."""
     server.signal_stop(signal.SIGINT)
     if not server.wait_stopped(timeout_seconds=terms.stop_timeout_seconds, poll_seconds=POLL_SECONDS / 2):
         raise ServerError(
@@ -134,13 +162,26 @@ def _stop(server: Server, terms: HandOver) -> str:
     control = server.control_data()
     if control.cluster_state not in ("shut down", "shut down in recovery"):
         raise ServerError("the server did not shut down cleanly", reason="unclean_stop", observed=control.cluster_state, required="shut down")
-    return control.checkpoint_lsn
+    return control
+
+
+def _wal_end(control: ControlData) -> int:
+    """Return a position that a standby must reach to have all WAL of a cleanly stopped server.
+
+    A shutdown checkpoint is a primary's last record, and any position behind its start means having all of it. A standby, which
+    an interrupted hand-over may have made of this server, writes none: its last checkpoint may lie far behind its last commit.
+    """
+    return max(parse_lsn(control.checkpoint_lsn) + 1, parse_lsn(control.min_recovery_lsn))
+
+
+def _write_phase(server: Server, peer: Peer, terms: HandOver, phase: str) -> None:
+    server.write_note("pending", {"operation": "switchover", "source": terms.host_name, "target": peer.name, "phase": phase})
 
 
 def _arm(server: Server, peer: Peer, terms: HandOver) -> dict[str, Optional[str]]:
     """Make sure that whatever starts this server from now on starts a standby; returns what to put back."""
     before = server.read_auto_conf()
-    server.write_note("pending", {"operation": "switchover", "source": terms.host_name, "target": peer.name, "phase": "armed"})
+    _write_phase(server, peer, terms, ARMED)
     point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
     return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")}
 
@@ -157,25 +198,31 @@ def _take_back(server: Server, before: dict[str, Optional[str]], terms: HandOver
     server.remove_note("pending")
 
 
+def _unconfirmed(peer: Peer, error: PgOpsError) -> NotTakenBack:
+    return NotTakenBack(
+        "{0} was told to promote and did not confirm it: {1}".format(peer.name, error.message), reason="promotion_unconfirmed",
+        observed=error.message, required="{0} accepts writes".format(peer.name),
+        hint="This server stays fenced (a standby), so no data can split. Run status.yml, then switchover.yml or failover.yml.",
+    )
+
+
 def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver) -> dict[str, Any]:
     """Stop here, promote there. The only code that runs while nobody accepts writes."""
     opened = time.monotonic()
-    checkpoint_lsn = _stop(server, terms)
+    position = _position(server)
+    control = _stop(server, terms)
     stopped = time.monotonic()
-    _await_shutdown_checkpoint(candidate, checkpoint_lsn, terms, peer)
+    _write_phase(server, peer, terms, PROMOTING)  # while the candidate replays the rest
+    _await_everything(candidate, max(position, _wal_end(control)), terms, peer)
     caught_up = time.monotonic()
     try:
         candidate.rows("SELECT pg_promote(false)")
         state = await_primary(candidate, timeout_seconds=terms.promote_timeout_seconds)
     except (sql.SqlError, ServerError) as error:
-        raise NotTakenBack(
-            "{0} was told to promote and did not confirm it: {1}".format(peer.name, error.message), reason="promotion_unconfirmed",
-            observed=error.message, required="{0} accepts writes".format(peer.name),
-            hint="This server stays fenced (a standby), so no data can split. Run status.yml, then switchover.yml or failover.yml.",
-        ) from error
+        raise _unconfirmed(peer, error) from error
     done = time.monotonic()
     return {
-        "shutdown_checkpoint_lsn": checkpoint_lsn,
+        "shutdown_checkpoint_lsn": control.checkpoint_lsn,
         "timeline": state["timeline"],
         "mark_lsn": state["position_lsn"],
         "stop_seconds": round(stopped - opened, 3),
@@ -229,17 +276,52 @@ def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Se
         _drop_slots(server, peer, made)
 
 
+def has_handed_over(server: Server, peer: Peer, terms: HandOver) -> bool:
+    """Whether the peer is primary and this server streams from it as its standby: the end that a hand-over has."""
+    if not server.postmaster_pid() or not is_pointed_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name):
+        return False
+    try:
+        with connect_peer(server, peer) as session:
+            state = read_state(session)
+        if state["in_recovery"]:
+            return False
+        wait_until_replayed(server, mark_lsn=state["position_lsn"], timeline=state["timeline"], timeout_seconds=server.timeout_seconds)
+    except (sql.SqlError, ServerError):
+        return False
+    return True
+
+
+def _finish(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
+    """Do what is left of an interrupted hand-over; a candidate that is primary was promoted by it."""
+    identifier = server.control_data().system_identifier
+    with connect_peer(server, peer) as candidate:
+        _require_same_cluster(server, peer, identifier)
+        state = read_state(candidate)
+        if state["in_recovery"]:
+            require_candidate(server, peer, system_identifier=identifier)
+        _create_slots(server, peer, terms.candidate_slots)
+        if state["in_recovery"]:
+            return _window(server, peer, candidate, terms)
+    return {"timeline": state["timeline"], "mark_lsn": state["position_lsn"]}
+
+
 def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
-    """Take up a hand-over that was cut off after the fence was armed: the server is down, or runs as a fenced standby."""
+    """Take up a hand-over that was cut off after the fence was armed: the server is down, or runs as a fenced standby.
+
+    It is taken back only when the interrupted run cannot have told the candidate to promote.
+    """
+    may_be_promoted = server.read_note("pending").get("phase") != ARMED
     before: dict[str, Optional[str]] = {"primary_conninfo": None, "primary_slot_name": None, "recovery_target_timeline": None}
     with deaf_to_hangups():
+        # A run that died while it took the hand-over back has lifted the fence already.
+        point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
         try:
-            require_candidate(server, peer, system_identifier=server.control_data().system_identifier)
-            with connect_peer(server, peer) as candidate:
-                result = _window(server, peer, candidate, terms)
+            result = _finish(server, peer, terms)
         except NotTakenBack:
             raise
         except (sql.SqlError, ServerError) as error:
+            if may_be_promoted:
+                raise _unconfirmed(peer, error) from error
             _take_back(server, before, terms)
             raise ServerError(
                 "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message),

@@ -16,7 +16,7 @@ description:
     stops it, waits until the candidate has the shutdown checkpoint, promotes it over SQL, and starts this server as its standby.
   - When the candidate cannot take over, this server is primary again. After the promotion was asked for nothing is taken back. This server
     stays a standby then, because the candidate may become primary at any moment.
-  - A hand-over that was cut off is taken up again.
+  - A hand-over that was cut off is taken up again. One that is complete is left alone.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
@@ -84,7 +84,7 @@ window_seconds:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.handover import HandOver, hand_over, require_candidate, resume
+from ansible_collections.pg_ops.replication.plugins.module_utils.handover import HandOver, hand_over, has_handed_over, require_candidate, resume
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import read_state
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
@@ -118,15 +118,19 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     peer = Peer.from_params(module.params)
     terms = terms_of(module.params)
     primary = is_primary(server)
-    interrupted = server.read_note("pending").get("target") == peer.name and not primary
+    diff = mapping_diff("primary role", {"primary": terms.host_name}, {"primary": peer.name})
+    if not primary and has_handed_over(server, peer, terms):
+        return {"changed": False, "diff": mapping_diff("primary role", {"primary": peer.name}, {"primary": peer.name})}
+    # A fence that another run has set since means that somebody else may be primary.
+    interrupted = not primary and server.read_note("pending").get("target") == peer.name and not server.read_note("fenced")
     if not primary and not interrupted:
         raise ServerError(
             "this server is not primary", reason="not_primary", observed="standby or down", required="a running primary",
             hint="Run status.yml to see who is primary.",
         )
-    diff = mapping_diff("primary role", {"primary": terms.host_name}, {"primary": peer.name})
     if module.check_mode:
-        require_candidate(server, peer, system_identifier=server.control_data().system_identifier)
+        if primary:
+            require_candidate(server, peer, system_identifier=server.control_data().system_identifier)
         return {"changed": True, "diff": diff}
     result = resume(server, peer, terms) if interrupted else hand_over(server, peer, terms)
     return {"changed": True, "diff": diff, **result}

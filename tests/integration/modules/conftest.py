@@ -136,7 +136,7 @@ def stopped_pair(template: Pair, spot: Path, ports: Ports) -> Pair:
 @pytest.fixture
 def newer_pair(newer_template: Pair, spot: Path, ports: Ports) -> Pair:
     """A running pair of PostgreSQL 17 or newer."""
-    made = copy_pair(newer_template, spot, ports)
+    made = copy_pair(newer_template, spot / "newer", ports)
     start_pair(made)
     return made
 

@@ -40,6 +40,7 @@ listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = '{sockets}'
 fsync = off
+dynamic_shared_memory_type = mmap
 shared_buffers = 8MB
 max_connections = 30
 max_prepared_transactions = 2
@@ -237,7 +238,8 @@ class Node:
         return done.stdout
 
     def start(self) -> None:
-        self.program("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", str(self.log))
+        done = as_account([f"{self.programs.directory}/pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", str(self.log)])
+        assert done.returncode == 0, f"{self.name}: {done.stderr}{self.log.read_text(encoding='utf-8')[-1500:]}"
 
     def stop(self, mode: str = "fast") -> None:
         self.program("pg_ctl", "stop", "-w", "-s", "-m", mode, "-D", str(self.data))
@@ -360,7 +362,7 @@ def end_processes(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), "the processes' end")
+    wait_for(lambda: all(state_of(pid) == "" for pid in pids), "the processes' end")
 
 
 def end_below(top: Path) -> None:

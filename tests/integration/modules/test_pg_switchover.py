@@ -110,8 +110,7 @@ def test_switchover_run_again_with_old_primary_down_starts_it_as_standby(pair: P
 
 
 def test_switchover_from_a_standby_is_refused(pair: Pair) -> None:
-    answer = switch(pair.standby, pair.primary)
-    answer.refusal("not_primary")
+    switch(pair.standby, pair.spare).refusal("not_primary")
     assert primaries(pair.primary, pair.standby) == ["alpha"]
 
 
