@@ -24,7 +24,9 @@ DOCUMENTS = sorted(
     for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "roles/*/README.md", "benchmarks/README.md")
     for path in CHECKOUT.glob(pattern)
 )
-PLAYBOOKS = sorted(path.stem for path in (CHECKOUT / "playbooks").glob("*.yml"))
+BOOKS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CHECKOUT / "playbooks").glob("*.yml"))}
+# Those that people call, not those that are only imported.
+PLAYBOOKS = [name for name in BOOKS if not any(f"import_playbook: {name}.yml" in text for text in BOOKS.values())]
 # Options of ansible-playbook that take a value, and those that take none.
 WITH_VALUE = {"-i", "-e", "--vault-id", "--limit"}
 ALONE = {"--ask-vault-pass", "--check", "--diff"}

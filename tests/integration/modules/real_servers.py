@@ -265,7 +265,9 @@ class Node:
 
     def crash(self) -> None:
         """Kill every process of the server."""
+        pid = self.pid()
         end_processes(self.freeze())
+        wait_for(lambda: state_of(pid) == "", "the postmaster's disappearance")  # a zombie keeps a new one from starting
 
     def connect(self, dbname: str = "postgres") -> Any:
         return psycopg2.connect(
@@ -358,21 +360,29 @@ def state_of(pid: int) -> str:
 
 
 def end_processes(pids: list[int]) -> None:
-    """Kill processes by id and wait until they are gone."""
+    """Kill processes by id and wait until they run no longer."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: all(state_of(pid) == "" for pid in pids), "the processes' end")
+    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), "the processes' end")
 
 
 def end_below(top: Path) -> None:
-    """End every process of ours that works below a directory, or was started with a path below it."""
-    marks = (f"{top}/", str(top))
-    ours = [
-        pid for pid in process_ids()
-        if pid != os.getpid() and (working_directory(pid).startswith(marks[0]) or any(marks[0] in word for word in command_line(pid)))
-    ]
-    end_processes(ours)
+    """End every process of ours that works below a directory or was started with a path below it: at once, but tidily."""
+    mark = f"{top}/"
+    ours = [pid for pid in process_ids() if pid != os.getpid() and working_directory(pid).startswith(mark)]
+    for number in (signal.SIGCONT, signal.SIGQUIT):  # a postmaster frees its shared memory at SIGQUIT, at SIGKILL it does not
+        for pid in ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in ours), "the servers' end", 3)
+    others = [pid for pid in process_ids() if pid != os.getpid() and any(mark in word for word in command_line(pid))]
+    end_processes([*ours, *others])
+    for path in [*top.glob("*/data/postmaster.pid"), *top.glob("*/*/data/postmaster.pid")]:  # of a server that was killed
+        key_and_id = path.read_text(encoding="utf-8").split("\n")[6:7]
+        if key_and_id and key_and_id[0].split()[1:]:
+            subprocess.run(["ipcrm", "-m", key_and_id[0].split()[1]], capture_output=True, check=False)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 15) -> Any:
