@@ -291,7 +291,8 @@ def unchanged(cluster: Cluster) -> Iterator[None]:
     """Assert that the block leaves every server and file as it was."""
     before = cluster.snapshot()
     yield
-    assert difference(before, cluster.snapshot()) == []
+    found = difference(before, cluster.snapshot())
+    assert not found, "changed:\n" + "\n".join(found)
 
 
 @contextmanager

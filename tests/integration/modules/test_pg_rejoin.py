@@ -1,0 +1,357 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_rejoin on real servers: the cheapest safe way, and a report of what is lost before it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_servers import Answer, Node, Pair, command_line, digest, end_processes, make_standby, passfile_options, process_ids, start_module, wait_for, wait_replayed
+
+QUICK = {"start_timeout_seconds": 15}
+
+
+def rejoin(node: Node, primary: Node, *, check_mode: bool = False, **more: Any) -> Answer:
+    return node.call_towards("pg_rejoin", primary, check_mode=check_mode, **{**QUICK, **more})
+
+
+def promote(node: Node, *others: Node) -> None:
+    assert node.call("pg_promote", slots=[other.slot for other in others]).changed
+
+
+def part_ways(pair: Pair) -> int:
+    """Have the primary commit what its standby never gets, crash it, and promote the standby; returns the lost transaction's id."""
+    pair.primary.write_row(1)
+    pair.level()
+    pair.standby.stop()
+    lost = pair.primary.write_row(100)
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    pair.standby.write_row(2)
+    return lost
+
+
+def assert_follows(node: Node, primary: Node) -> None:
+    """Replication works from here on, and both have the same rows."""
+    assert not node.is_primary()
+    number = 1000 + len(primary.numbers())
+    primary.write_row(number)
+    wait_replayed(primary, node)
+    assert node.numbers() == primary.numbers()
+    assert node.note("fenced") == {} and node.note("rewind") == {} and node.note("clone") == {}
+    wait_for(lambda: primary.sql("SELECT active FROM pg_replication_slots WHERE slot_name = %s", node.slot), "the slot's use")
+
+
+def report_of(answer: Answer) -> dict[str, Any]:
+    path = Path(answer["report"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+# --- start ---
+
+
+def test_rejoin_old_primary_that_handed_everything_over_is_started(pair: Pair) -> None:
+    pair.primary.write_row(1)
+    pair.primary.stop()
+    end = pair.primary.control("Latest checkpoint location")
+    wait_for(lambda: pair.standby.sql("SELECT pg_last_wal_replay_lsn() > %s::pg_lsn", end), "the shutdown checkpoint")
+    promote(pair.standby, pair.primary)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "start"
+    assert answer.get("report") is None
+    assert_follows(pair.primary, pair.standby)
+    again = rejoin(pair.primary, pair.standby)
+    assert not again.changed and again["action"] == "nothing"
+
+
+def test_rejoin_old_primary_stopped_exactly_at_the_fork_is_rewound_and_loses_nothing(pair: Pair) -> None:
+    """The new primary lacks nothing but the shutdown checkpoint record, which begins where it forked off."""
+    pair.standby.stop()
+    pair.primary.stop()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert answer["fork_lsn"] == report_of(answer)["fork_lsn"]
+    assert answer["lost_transactions"] == 0
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_crashed_standby_is_started(pair: Pair) -> None:
+    pair.standby.crash()
+    pair.primary.write_row(1)
+    answer = rejoin(pair.standby, pair.primary)
+    assert answer.changed and answer["action"] == "start"
+    assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_standby_whose_wal_is_gone_is_copied_anew(pair: Pair) -> None:
+    pair.standby.stop()
+    answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn="9/0")
+    assert answer.changed and answer["action"] == "reclone"
+    assert os.path.isdir(answer["kept_directory"])
+    assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_standby_of_another_server_follows(pair: Pair) -> None:
+    make_standby(pair.spare, pair.primary)
+    pair.primary.stop()
+    promote(pair.standby, pair.primary, pair.spare)
+    answer = rejoin(pair.spare, pair.standby)
+    assert answer.changed and answer["action"] == "follow"
+    assert_follows(pair.spare, pair.standby)
+
+
+# --- rewind ---
+
+
+def test_rejoin_crashed_primary_with_commits_of_its_own_is_rewound(each_pair: Pair) -> None:
+    pair = each_pair
+    lost = part_ways(pair)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert answer.get("rewind_failed") is None
+    assert answer["lost_transactions"] == 1
+    report = report_of(answer)
+    assert [entry["xid"] for entry in report["transactions"]] == [lost]
+    assert report["kept_wal_segments"] >= 1
+    assert list(Path(answer["report"].replace(".json", ".wal")).iterdir())
+    assert_follows(pair.primary, pair.standby)
+    assert 100 not in pair.primary.numbers()
+    assert f"port = {pair.primary.port}" in (pair.primary.data / "postgresql.conf").read_text(encoding="utf-8")
+    assert not rejoin(pair.primary, pair.standby).changed
+
+
+def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:
+    primary = pair.primary
+    pair.level()
+    pair.standby.stop()
+    wanted = [primary.write_row(10)]
+    with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written VALUES (11)")
+        connection.rollback()
+        cursor.execute("SAVEPOINT inner_one; INSERT INTO written VALUES (12); RELEASE inner_one; SELECT txid_current()")
+        wanted.append(cursor.fetchone()[0])
+        connection.commit()
+        cursor.execute("INSERT INTO written VALUES (13); SELECT txid_current()")
+        wanted.append(cursor.fetchone()[0])
+        cursor.execute("PREPARE TRANSACTION 'two'")
+        connection.commit()
+    primary.sql("COMMIT PREPARED 'two'")
+    with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written VALUES (14); SELECT txid_current()")  # never committed
+        primary.sql("SELECT pg_switch_wal()")
+        primary.crash()
+    pair.standby.start()
+    promote(pair.standby, primary)
+    answer = rejoin(primary, pair.standby)
+    transactions = report_of(answer)["transactions"]
+    assert [entry["xid"] for entry in transactions] == wanted
+    assert all(entry["relations"] and entry["committed_at"] and entry["lsn"] for entry in transactions)
+    assert_follows(primary, pair.standby)
+
+
+def test_rejoin_fenced_primary_that_ran_as_standby_meanwhile_is_rewound(pair: Pair) -> None:
+    lost = part_ways(pair)
+    assert pair.primary.call("pg_fence").changed
+    pair.primary.start()  # what a service manager may do
+    assert not pair.primary.is_primary()
+    pair.primary.stop()
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_running_standby_that_forked_off_is_rewound(pair: Pair) -> None:
+    part_ways(pair)
+    assert pair.primary.call("pg_fence").changed
+    pair.primary.start()
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_crashed_standby_that_received_more_than_the_new_primary_is_brought_back_in_one_run(pair: Pair) -> None:
+    """It had not replayed what the new primary never got, so its control file does not tell that it forked off."""
+    make_standby(pair.spare, pair.primary)
+    pair.level()
+    pair.spare.sql("SELECT pg_wal_replay_pause()")
+    pair.standby.stop()
+    pair.primary.write_row(100)
+    end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
+    wait_for(lambda: pair.spare.sql("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", end), "the third server's WAL")
+    pair.spare.crash()
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary, pair.spare)
+    answer = rejoin(pair.spare, pair.standby)
+    assert answer.changed, answer.text
+    assert_follows(pair.spare, pair.standby)
+
+
+def test_rejoin_check_mode_says_rewind_and_changes_nothing(pair: Pair) -> None:
+    part_ways(pair)
+    before = digest(pair.primary.home)
+    answer = rejoin(pair.primary, pair.standby, check_mode=True)
+    assert answer.changed and answer["action"] == "rewind"
+    assert "by: rewind" in answer["diff"]["after"]
+    assert digest(pair.primary.home) == before
+
+
+# --- re-clone ---
+
+
+@pytest.fixture
+def bare_pair(stopped_pair: Pair) -> Pair:
+    """A pair that pg_rewind cannot work with."""
+    for node in (stopped_pair.primary, stopped_pair.standby):
+        node.program("pg_checksums", "--disable", "--no-sync", "-D", str(node.data))
+        node.append_conf("wal_log_hints = off")
+    stopped_pair.primary.start()
+    stopped_pair.standby.start()
+    return stopped_pair
+
+
+def test_rejoin_without_checksums_and_hints_is_copied_anew_with_a_report(bare_pair: Pair) -> None:
+    pair = bare_pair
+    lost = part_ways(pair)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "reclone"
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_no_data_directory_is_copied(pair: Pair) -> None:
+    make_standby(pair.spare, pair.primary)
+    pair.spare.stop()
+    pair.spare.data.rename(pair.spare.home / "lost")
+    answer = rejoin(pair.spare, pair.primary)
+    assert answer.changed and answer["action"] == "reclone"
+    assert answer["kept_directory"] == ""
+    assert_follows(pair.spare, pair.primary)
+
+
+def rewinds_of(node: Node) -> list[int]:
+    return [pid for pid in process_ids() if str(node.data) in command_line(pid) and "pg_rewind" in command_line(pid)[0]]
+
+
+@pytest.mark.parametrize("orphan", [False, True], ids=["both_killed", "pg_rewind_goes_on"])
+def test_rejoin_killed_during_the_rewind_is_copied_anew(pair: Pair, orphan: bool) -> None:
+    part_ways(pair)
+    run = start_module("pg_rejoin", pair.primary.towards(pair.standby, **QUICK))
+    rewinding = wait_for(lambda: rewinds_of(pair.primary), "pg_rewind")
+    for pid in rewinding:
+        os.kill(pid, signal.SIGSTOP)
+    run.kill()
+    if orphan:
+        for pid in rewinding:
+            os.kill(pid, signal.SIGCONT)
+    else:
+        end_processes(rewinding)
+    assert pair.primary.note("rewind")
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "reclone"
+    assert_follows(pair.primary, pair.standby)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.5])
+def test_rejoin_killed_at_any_time_and_run_again_follows(pair: Pair, delay: float) -> None:
+    part_ways(pair)
+    run = start_module("pg_rejoin", pair.primary.towards(pair.standby, **QUICK))
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: False, "its time", delay)
+    run.kill()
+    answer = rejoin(pair.primary, pair.standby)
+    assert not answer.failed, answer.text
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_rewind_that_cannot_be_done_becomes_a_copy(pair: Pair) -> None:
+    part_ways(pair)
+    # pg_rewind refuses a source and a target whose control files it cannot read; here it may not read the source's files.
+    pair.standby.sql("REVOKE EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) FROM rewinder")
+    pair.standby.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM rewinder")
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "reclone"
+    assert "pg_rewind" in answer["rewind_failed"]
+    assert_follows(pair.primary, pair.standby)
+
+
+# --- refusals ---
+
+
+def test_rejoin_foreign_data_is_refused(pair: Pair) -> None:
+    foreign = pair.spare
+    assert foreign.call("pg_cluster_init").changed
+    before = digest(foreign.data)
+    answer = rejoin(foreign, pair.primary)
+    answer.refusal("foreign_system")
+    assert answer["observed"] != answer["required"] and answer["hint"]
+    assert digest(foreign.data) == before
+
+
+def test_rejoin_newer_timeline_is_refused(pair: Pair) -> None:
+    pair.standby.stop()
+    pair.primary.stop()
+    pair.standby.start()
+    promote(pair.standby)
+    pair.standby.stop()
+    pair.primary.start()
+    before = digest(pair.standby.home)
+    rejoin(pair.standby, pair.primary).refusal("newer_timeline")
+    assert digest(pair.standby.home) == before
+
+
+def test_rejoin_primary_without_the_checkpoint_of_its_promotion_is_refused(pair: Pair) -> None:
+    pair.level()
+    pair.primary.crash()
+    checkpointer = pair.standby.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer, signal.SIGSTOP)
+    pair.standby.sql("SELECT pg_promote()")
+    before = digest(pair.primary.home)
+    answer = rejoin(pair.primary, pair.standby)
+    answer.refusal("no_checkpoint")
+    assert "CHECKPOINT" in answer["hint"]
+    assert digest(pair.primary.home) == before
+    os.kill(checkpointer, signal.SIGCONT)
+
+
+def test_rejoin_running_primary_is_refused(pair: Pair) -> None:
+    pair.standby.sql("SELECT pg_promote()")
+    pair.standby.sql("CHECKPOINT")
+    rejoin(pair.primary, pair.standby).refusal("runs_as_primary")
+    assert pair.primary.is_primary()
+
+
+def test_rejoin_to_a_standby_is_refused(pair: Pair) -> None:
+    pair.primary.stop()
+    rejoin(pair.primary, pair.standby).refusal("no_primary")
+
+
+def test_rejoin_frozen_server_is_refused_within_the_deadline(pair: Pair) -> None:
+    pair.standby.freeze()
+    rejoin(pair.standby, pair.primary).refusal("unresponsive")
+
+
+def test_rejoin_wrong_password_is_refused_and_nothing_touched(pair: Pair) -> None:
+    part_ways(pair)
+    options = passfile_options([pair.primary, pair.standby])
+    options["credentials"][1]["password"] = "not it"
+    assert pair.primary.call("pg_passfile", **options).changed
+    before = digest(pair.primary.home)
+    answer = rejoin(pair.primary, pair.standby)
+    assert "rewinder" in answer.refusal("authentication")
+    assert "not it" not in answer.text
+    assert digest(pair.primary.home) == before
