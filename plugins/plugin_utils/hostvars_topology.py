@@ -44,6 +44,8 @@ def cluster_members(host: str, groups: Mapping[str, list[str]], hostvars: Mappin
 def _why_unobserved(registered: Mapping[str, Any], in_play: bool) -> str:
     if not in_play:
         return "it is outside this run (--limit)"
+    if not registered:
+        return "an earlier task of this run failed on it; its message stands above"
     if registered.get("skipped"):
         return "its machine is not running"
     text = str(registered.get("msg") or registered.get("module_stderr") or "no answer")

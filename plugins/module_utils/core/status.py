@@ -67,7 +67,7 @@ def status_rows(topology: Topology) -> list[dict[str, Any]]:
                 "lsn": (node.current_lsn if primary else node.replay_lsn) or node.checkpoint_lsn,
                 "lag_bytes": lag,
                 "lag_seconds": None if primary else _lag_seconds(sender, lag),
-                "upstream": "" if primary and node.is_running_primary else (upstream.host if upstream else node.upstream.host),
+                "upstream": "" if primary else (upstream.host if upstream else node.upstream.host),
                 "slot": slot.name if slot and not primary else "",
                 "slot_active": slot.active if slot and not primary else None,
                 "slot_retained_bytes": slot.retained_bytes if slot and not primary else None,

@@ -157,7 +157,7 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
     return []
 
 
-def _down_problem(node: Node) -> Optional[Blocker]:
+def _down_problem(node: Node, *, has_primary: bool) -> Optional[Blocker]:
     if node.state == nodes_module.UNREACHABLE:
         return Blocker(
             "unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or its connection."
@@ -165,7 +165,7 @@ def _down_problem(node: Node) -> Optional[Blocker]:
     if node.state == nodes_module.ABSENT:
         return Blocker("no_data", node.host, "has no server", "no data directory", "a standby", "Run initial_setup.yml.")
     if node.state != nodes_module.RUNNING:
-        hint = "Run start_new_standby.yml."
+        hint = "Run start_new_standby.yml." if has_primary else "Run failover.yml first, then start_new_standby.yml."
         return Blocker("not_running", node.host, "the server does not run", node.problem or node.state, "running", hint)
     return None
 
@@ -268,7 +268,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     wanted = set(expected) or {node.host for node in topology.nodes}
     found = _primary_problems(topology)
     for node in topology.nodes:
-        problem = _down_problem(node)
+        problem = _down_problem(node, has_primary=bool(topology.primaries))
         if problem is not None and node.host in wanted:
             found.append(problem)
     primary = topology.primary

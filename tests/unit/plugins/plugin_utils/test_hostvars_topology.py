@@ -70,7 +70,7 @@ def test_cluster_members_without_the_group_are_none() -> None:
 @pytest.mark.parametrize(
     ("registered", "in_play", "problem"),
     [
-        pytest.param({}, True, "no answer", id="nothing registered"),
+        pytest.param({}, True, "an earlier task of this run failed on it; its message stands above", id="nothing registered"),
         pytest.param({}, False, "it is outside this run (--limit)", id="not in this run"),
         pytest.param({"skipped": True}, True, "its machine is not running", id="machine off"),
         pytest.param({"unreachable": True, "msg": "Failed to connect:\n  no route"}, True, "Failed to connect: no route", id="unreachable"),

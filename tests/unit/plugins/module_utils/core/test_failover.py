@@ -83,6 +83,12 @@ FENCED = change(DEAD, "pg1", standby_signal=True, role="standby", fenced=True)
         pytest.param(
             down(FENCED, "pg3", states.UNREACHABLE), LIMITS, [("not_fenced", "pg3")], id="fenced before: the one out of sight may be primary"
         ),
+        pytest.param(
+            change(down(FENCED, "pg3", states.UNREACHABLE), "pg1", fenced=False), LIMITS, [("not_fenced", "pg3")], id="it would come up as a standby"
+        ),
+        pytest.param(
+            change(down(FENCED, "pg3", states.UNREACHABLE), "pg1", standby_signal=False), LIMITS, [("not_fenced", "pg3")], id="only the fence's note"
+        ),
         pytest.param(down(FENCED, "pg3", states.UNREACHABLE), ACCEPT, [], id="accepted"),
         pytest.param(
             down(change(FENCED, "pg3", member={"priority": 0}), "pg3", states.UNREACHABLE), LIMITS, [], id="one that is never promoted cannot be"
@@ -101,6 +107,10 @@ def test_plan_fences_everything_that_would_come_up_read_write() -> None:
     topology = change(topology, "pg1", standby_signal=False, role=PRIMARY, timeline=1, timeline_history="")
     plan = plan_failover(topology, "", LIMITS)
     assert (plan.source, plan.target, plan.fence, plan.blockers) == ("pg2", "pg3", ("pg1", "pg2"), ())
+
+
+def test_plan_fences_again_what_a_run_that_was_cut_off_had_fenced() -> None:
+    assert plan_failover(FENCED, "", LIMITS).fence == ("pg1",)
 
 
 def test_plan_leaves_a_standby_that_is_down_unfenced() -> None:
@@ -206,6 +216,7 @@ def test_plan_counts_the_replay_where_the_receive_lsn_fell_back() -> None:
         pytest.param(cluster(), "pg2", [("primary_alive", "pg1")], id="target named"),
         pytest.param(cluster(timeline=2), "", [("primary_alive", "pg1")], id="healthy after an earlier failover"),
         pytest.param(down(cluster(timeline=2), "pg3"), "", [("primary_alive", "pg1")], id="a standby is down"),
+        pytest.param(change(cluster(), "pg3", receiver=Receiver()), "", [("primary_alive", "pg1")], id="a standby is astray, nothing was promoted yet"),
         pytest.param(
             change(cluster(primary="pg2", timeline=2), "pg2", pending=pending("failover", "pg1", "pg2")),
             "",

@@ -149,6 +149,9 @@ STANDBYS = [
     pytest.param(standby(states.CRASHED, timeline_history=OTHER_HISTORY_OF_2), RECLONE, id="another timeline 2, crashed"),
     pytest.param(standby(timeline=1, timeline_history="", min_recovery_lsn="0/5000000", checkpoint_lsn="0/4000000"), START, id="on timeline 1, up to the fork"),
     pytest.param(standby(timeline=1, timeline_history="", min_recovery_lsn="0/5000001"), REWIND, id="on timeline 1, a byte beyond the fork"),
+    pytest.param(standby(timeline=1, timeline_history="", min_recovery_lsn="0/4000000", checkpoint_lsn=""), START, id="its checkpoint is unknown"),
+    pytest.param(standby(timeline=1, timeline_history="", min_recovery_lsn="", checkpoint_lsn="0/4000000"), START, id="its recovery point is unknown"),
+    pytest.param(standby(timeline=1, timeline_history="", min_recovery_lsn="", checkpoint_lsn=""), REWIND, id="both are unknown"),
 ]
 
 
@@ -156,6 +159,17 @@ STANDBYS = [
 def test_plan_of_a_standby_that_is_down(topology: Topology, action: str) -> None:
     plan = plan_rejoin(topology, the(topology, "pg1"))
     assert (plan.action, plan.blockers) == (action, ())
+
+
+@pytest.mark.parametrize(
+    ("topology", "why"),
+    [
+        pytest.param(standby(), "it was shut down cleanly at 0/9000000, which pg2 has passed", id="stopped"),
+        pytest.param(standby(states.CRASHED), "it crashed as a standby and has no WAL of its own", id="crashed"),
+    ],
+)
+def test_plan_says_why_a_start_is_enough(topology: Topology, why: str) -> None:
+    assert plan_rejoin(topology, the(topology, "pg1")).why == why
 
 
 def test_plan_across_two_promotions_uses_the_lowest_fork() -> None:

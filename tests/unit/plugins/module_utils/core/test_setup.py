@@ -156,6 +156,11 @@ def test_plan_refuses_foreign_data_until_it_may_be_moved_aside(topology: Topolog
     assert summary(topology, replace_data=True) == (expected, [])
 
 
+def test_plan_wants_room_for_a_copy_beside_the_data_that_is_moved_aside() -> None:
+    topology = stranger(cluster(PAIR), "pg2", disk_free_bytes=1_199_999_999)
+    assert summary(topology, replace_data=True)[1] == [("disk_too_small", "pg2")]
+
+
 def test_plan_never_replaces_the_primarys_data() -> None:
     topology = stranger(fresh(PAIR), "pg1")
     assert summary(topology, replace_data=True)[0] == ["primary adopt", "standby clone"]
@@ -207,6 +212,7 @@ BLOCKED = [
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=48_000_000), [], id="disk just large enough"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=0), [("disk_too_small", "pg2")], id="disk full"),
     pytest.param(change(cluster(PAIR), "pg2", disk_free_bytes=0), [], id="a standby that is there needs no copy"),
+    pytest.param(change(cluster(PAIR), "pg2", upstream=Upstream(), fenced=True), [], id="it runs, whatever its files say"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", fenced=True), [("not_running", "pg2")], id="down and fenced"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", rewind_unfinished=True), [("not_running", "pg2")], id="down, half rewound"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", upstream=Upstream()), [("not_running", "pg2")], id="down, follows nobody"),

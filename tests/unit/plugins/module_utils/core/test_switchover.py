@@ -153,6 +153,10 @@ def test_plan_of_a_named_target_takes_it(wanted: str) -> None:
             id="a cascaded one does not stream from the primary",
         ),
         pytest.param(down(cluster(), "pg2", states.STOPPED), "pg3", id="one that is down is passed over"),
+        pytest.param(
+            change(cluster(), "pg2", server_version_num=150009, member={"priority": 200}), "pg3", id="one that something speaks against is passed over"
+        ),
+        pytest.param(change(cluster(), "pg2", pending=pending("switchover", "pg2", "pg3")), "pg2", id="the note of another hand-over is no wish"),
         pytest.param(change(cluster(), "pg2", receive_lsn="0/1000000", replay_lsn="0/1000000"), "pg3", id="one that is far behind is passed over"),
     ],
 )
@@ -180,6 +184,15 @@ def test_plan_that_the_source_blocks_still_names_a_target() -> None:
             "pg2",
             [("two_primaries", "pg1"), ("two_primaries", "pg2")],
             id="two primaries",
+        ),
+        pytest.param(
+            change(cluster(PAIR, primary="pg2", timeline=2), "pg1", role=PRIMARY, standby_signal=False, pending=pending("switchover", "pg1", "pg2")),
+            "",
+            [("two_primaries", "pg1"), ("two_primaries", "pg2")],
+            id="two primaries and the note of a hand-over",
+        ),
+        pytest.param(
+            change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_paused=True), "", [("not_streaming", "pg3")], id="only a cascaded one is left"
         ),
         pytest.param(
             change(cluster(), "pg3", timeline=2, timeline_history=HISTORIES[2]), "", [("stale_primary", "pg1")], id="an old primary came back"
@@ -263,7 +276,7 @@ FINISHED = [
         None,
         id="stopped by the hand-over",
     ),
-    pytest.param({"state": states.UNREACHABLE}, None, id="out of sight: the others are given their places"),
+    pytest.param({"state": states.UNREACHABLE, "standby_signal": False}, None, id="out of sight: the others are given their places"),
     pytest.param({"state": states.STOPPED, "fenced": True}, "source_needs_rejoin", id="fenced since"),
     pytest.param({"state": states.STOPPED, "standby_signal": False, "control_state": "shut down"}, "source_needs_rejoin", id="it would be primary"),
     pytest.param(

@@ -213,6 +213,14 @@ def test_problems_name_reason_and_host(topology: Topology, expected: list[tuple[
     assert reasons(problems(topology)) == expected
 
 
+@pytest.mark.parametrize(
+    ("problem", "observed"), [("", "crashed"), ("the server does not answer within 3 s", "the server does not answer within 3 s")]
+)
+def test_problems_of_a_node_that_is_down_say_what_was_seen(problem: str, observed: str) -> None:
+    (found,) = problems(down(cluster(PAIR), "pg2", problem=problem))
+    assert (found.observed, found.required) == (observed, "running")
+
+
 def test_problems_of_hosts_that_are_not_expected_are_left_out() -> None:
     topology = down(cluster(), "pg3", states.UNREACHABLE)
     assert reasons(problems(topology)) == [("unreachable", "pg3")]
