@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Callable, Optional
@@ -77,6 +78,7 @@ class ActionModule(ActionBase):
                 "replace_data": {"type": "bool", "default": False},
                 "limits": {"type": "dict", "default": {}},
                 "expect_all": {"type": "bool", "default": True},
+                "close_note": {"type": "str", "default": ""},
             }
         )
         self._host = str(task_vars["inventory_hostname"])
@@ -216,6 +218,7 @@ class ActionModule(ActionBase):
             lines = ["The end state of cluster {0} is not what it must be:".format(topology.cluster)]
             lines.extend("  - " + problem.message for problem in found)
             raise AnsibleActionFail("\n".join(lines), result={"blockers": [problem.as_result() for problem in found]})
+        self._close_note(topology)
         primary = topology.primary
         self._say(
             topology.cluster,
@@ -223,6 +226,16 @@ class ActionModule(ActionBase):
                 topology.cluster, primary.host if primary else "-", primary.timeline if primary else "-", len(topology.standbys))],
         )
         return {"cluster": topology.cluster, "primary": primary.host if primary else "", "rows": status_rows(topology)}
+
+    def _close_note(self, topology: Topology) -> None:
+        """Remove the note that a role change is under way, now that its end is proven; one command, not a task of its own."""
+        here = topology.node(self._host)
+        if not self._options["close_note"] or here is None or not here.pending.operation or self._task.check_mode:
+            return
+        command = "rm -f -- {0}".format(shlex.quote(self._options["close_note"] + "/pending.json"))
+        done = self._low_level_execute_command(command)
+        if done["rc"] != 0:
+            raise AnsibleActionFail("{0}: the note of the role change could not be removed: {1}".format(self._host, done["stderr"].strip()))
 
     def _status(self) -> Result:
         topology = self._topology()

@@ -216,7 +216,8 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     if server.exists():
         require_movable(server)
     size = require_space(server, peer)
-    save_node_files(server)
+    if not server.read_note("rewind"):  # behind an unfinished rewind these are the source's; the node's own were saved before it
+        save_node_files(server)
     started = time.monotonic()
     aside = copy_primary(server, peer, terms)
     seconds = time.monotonic() - started

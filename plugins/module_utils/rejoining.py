@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -23,8 +24,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
@@ -43,7 +45,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages impor
 MAX_KEPT_SEGMENTS = 64
 RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*?desc: (.*)$")
 RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
-COMMITTED_AT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+)")
+# The record of COMMIT PREPARED belongs to no transaction itself: it names the prepared one.
+COMMIT = re.compile(r"^COMMIT(?:_PREPARED (\d+):)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
 
 
 @dataclass(frozen=True)
@@ -95,36 +98,62 @@ def observe_here(server: Server, terms: RejoinTerms) -> Node:
     return node_from_mapping(Member(terms.host_name, port=server.port), observe(server))
 
 
-def plan(here: Node, primary: Node) -> decisions.RejoinPlan:
-    """Return what is done with this server; the same plan for check mode and for the real run."""
-    return decisions.plan_rejoin(Topology("", (primary, here)), here)
+def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
+    """Return what is done with this server; the same plan for check mode and for the real run.
+
+    The control file of a standby that is down does not tell what it had received and not yet replayed. At its next start it
+    would replay that too, and if the primary lacks it, fork off.
+    """
+    chosen = decisions.plan_rejoin(Topology("", (primary, here)), here)
+    past = decisions.shared_past(here, primary) if chosen.action == decisions.START else None
+    if past is not None and past[1] is not None and _has_wal_behind(server, here, past[1]):
+        return decisions.plan_with_own_wal(here, primary)
+    return chosen
 
 
-def lost_transactions(server: Server, *, timeline: int, fork_lsn: str) -> list[dict[str, Any]]:
+def _has_wal_behind(server: Server, here: Node, lsn: int) -> bool:
+    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(here.timeline), "-s", format_lsn(lsn), "-n", "1"]
+    return "rmgr: " in server.run(argv, timeout_seconds=60, check=False).stdout
+
+
+def _dump_own_wal(server: Server, here: Node, fork_lsn: str) -> Iterator[str]:
+    """Yield pg_waldump's lines of the WAL behind the fork, one timeline of this server's past after the other."""
+    start = parse_lsn(fork_lsn)
+    history = parse_history(here.timeline_history) if here.timeline_history else ()
+    for timeline, end in [*((switch.timeline, switch.switch_lsn) for switch in history), (here.timeline, 0)]:
+        if end and end <= start:
+            continue
+        argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", format_lsn(start)]
+        # Without an end pg_waldump fails where the WAL ends; that is the end we look for.
+        yield from server.run([*argv, *(["-e", format_lsn(end)] if end else [])], timeout_seconds=600, check=False).stdout.splitlines()
+        start = max(start, end)
+
+
+def lost_transactions(server: Server, here: Node, fork_lsn: str) -> list[dict[str, Any]]:
     """Return the transactions that committed here behind the fork: xid, LSN, time, touched relations (tablespace/database/file)."""
-    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", fork_lsn]
-    # pg_waldump ends with an error where the WAL ends; that is the end we look for.
-    done = server.run(argv, timeout_seconds=600, check=False)
     touched: dict[str, list[str]] = {}
     found: list[dict[str, Any]] = []
-    for line in done.stdout.splitlines():
+    for line in _dump_own_wal(server, here, fork_lsn):
         match = RECORD.match(line)
-        if not match or match.group(2) == "0":
+        if not match:
             continue
         manager, xid, lsn, description = match.groups()
         for relation in RELATION.findall(description):
             if relation not in touched.setdefault(xid, []):
                 touched[xid].append(relation)
-        if manager == "Transaction" and description.startswith(("COMMIT", "COMMIT_PREPARED")):
-            at = COMMITTED_AT.search(description)
-            found.append({"xid": int(xid), "lsn": lsn, "committed_at": at.group(1) if at else "", "relations": touched.get(xid, [])})
+        commit = COMMIT.match(description) if manager == "Transaction" else None
+        if commit:
+            top = commit.group(1) or xid
+            family = [top, *(commit.group(3) or "").split()]
+            relations = list(dict.fromkeys(relation for each in family for relation in touched.get(each, [])))
+            found.append({"xid": int(top), "lsn": lsn, "committed_at": commit.group(2), "relations": relations})
     return found
 
 
 def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:
     """Copy the WAL segments from the fork on into the report; returns how many."""
     start = parse_lsn(fork_lsn)
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)  # a run that was killed in this very second
     server.own(directory)
     count = 0
     for position, paths in sorted(segment_positions(server.data("pg_wal"), segment_bytes).items()):
@@ -139,7 +168,7 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
 def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
     """Write what will be lost into the state directory before anything is thrown away; returns path and count."""
     server.ensure_state_directory()
-    transactions = lost_transactions(server, timeline=here.timeline, fork_lsn=fork_lsn)
+    transactions = lost_transactions(server, here, fork_lsn)
     name = "{0}-lost-transactions".format(utc_stamp())
     segments = 0
     if transactions:
@@ -156,13 +185,14 @@ def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> di
 def _recover_alone(server: Server, *, timeout_seconds: float) -> None:
     """Let a crashed server end its crash recovery in single-user mode, because pg_rewind wants a clean shutdown.
 
-    standby.signal must be away for it: single-user mode refuses to run as a standby. The fence note stays meanwhile.
+    standby.signal must be away for it: single-user mode refuses to run as a standby. The fence note stays meanwhile. The checkpoint
+    at its end must not recycle the WAL back to the fork, which pg_rewind reads.
     """
     server.remove_standby_signal()
     try:
         server.run(
             [server.program("postgres"), "--single", "-F", "-D", server.data_directory, "-c", "config_file={0}".format(server.config_file),
-             "-c", "archive_mode=off", "template1"],
+             "-c", "archive_mode=off", "-c", "wal_keep_size=1TB", "template1"],
             timeout_seconds=timeout_seconds,
         )
     finally:
@@ -170,7 +200,8 @@ def _recover_alone(server: Server, *, timeout_seconds: float) -> None:
 
 
 def _require_clean(server: Server, terms: RejoinTerms) -> None:
-    if server.control_data().cluster_state not in ("shut down", "shut down in recovery"):
+    # As a standby it may have stopped before all that it had received was replayed, and pg_rewind looks no further than replay.
+    if server.control_data().cluster_state != "shut down":
         _recover_alone(server, timeout_seconds=terms.rewind_timeout_seconds)
 
 
@@ -189,6 +220,9 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms) -> None:
         timeout_seconds=terms.rewind_timeout_seconds,
     )
     restore_node_files(server, server.data())
+    # pg_rewind takes standby.signal away, because its source has none. Whoever starts the server from here on starts a standby.
+    point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
+    server.remove_note("rewind")
 
 
 def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str) -> None:
@@ -235,16 +269,18 @@ def rejoin(
     """Carry the plan out and prove it: the server streams and has replayed the mark. Raises ServerError or SqlError."""
     started = time.monotonic()
     result: dict[str, Any] = {"action": chosen.action}
+    if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step
+        server.remove_note("fenced")
+        return result
     if finish_interrupted(server) is not None:
         here = observe_here(server, terms)
-        chosen = plan(here, primary)
+        chosen = plan(server, here, primary)
         result["action"] = chosen.action
     server.write_note("fenced", {"by": "pg_rejoin"})
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
     _start_and_prove(server, peer, terms, primary, mark)
-    for name in ("rewind", "fenced"):
-        server.remove_note(name)
+    server.remove_note("fenced")
     result["seconds"] = round(time.monotonic() - started, 3)
     return result
 

@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -331,9 +332,12 @@ class Server:
                 self._systemctl("reset-failed", timeout_seconds=20)
             self._systemctl("start", timeout_seconds=timeout_seconds)
             return
+        # A copy of another server brings that one's port and socket along where the configuration lies in the data directory.
+        # pg_ctl passes these options through a shell.
+        words = ["-c", "config_file={0}".format(self.config_file), "-p", str(self.port), "-k", self.socket_directory]
         argv = [
             self.program("pg_ctl"), "start", "-w", "-s", "-t", str(int(timeout_seconds)), "-D", self.data_directory, "-l", self.log_file,
-            "-o", "-c config_file={0}".format(self.config_file),
+            "-o", " ".join(shlex.quote(word) for word in words),
         ]
         try:
             self.run(argv, timeout_seconds=timeout_seconds + 5)

@@ -127,6 +127,7 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             server.reload()
         if place.upstream is not None:
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
+            server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         _drop_idle(session, place, deadline)
         _await_downstreams(session, place, deadline)
     return observe(server)

@@ -48,6 +48,12 @@ options:
     description: With O(operation=prove), whether a node that is down is a problem.
     type: bool
     default: true
+  close_note:
+    description:
+      - With O(operation=prove), the state directory of this host, from which the note that a role change is under way is removed once the
+        proof holds. Empty means that it stays.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""

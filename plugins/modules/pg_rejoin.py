@@ -113,11 +113,11 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     peer, terms = Peer.from_params(module.params), terms_of(module.params)
     primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)
     here = observe_here(server, terms)
-    chosen = plan(here, primary)
+    chosen = plan(server, here, primary)
     refusal = refused(chosen)
     if refusal is not None:
         raise refusal
-    changed = chosen.action != decisions.NOTHING
+    changed = chosen.action != decisions.NOTHING or here.fenced
     result = mapping_of(chosen)
     if changed and not module.check_mode:
         with deaf_to_hangups():

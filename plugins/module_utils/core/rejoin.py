@@ -95,11 +95,36 @@ def plan_stopped(node: Node, primary: Node) -> RejoinPlan:
     if past is None:
         return _unknown_history(node, primary)
     end = _end_of_wal(node)
-    if end is not None and _is_past(node, past, end):
+    if end is not None and _is_past(node, past, max(end, _received(node))):
         return _start_or_copy(node, primary, end, past)
     if past[1] is None and node.standby_signal and node.upstream.host:
         return RejoinPlan(START, "it is on the primary's own timeline")
+    if _is_unstarted_copy(node):
+        gone = _wal_is_gone(node, primary)
+        return RejoinPlan(RECLONE if gone else START, "it is a copy that was never started" + (", and the WAL that it needs is gone" if gone else ""))
     return _throw_away(node, primary, past)
+
+
+def plan_with_own_wal(node: Node, primary: Node) -> RejoinPlan:
+    """Return what to do with a server that is down and holds WAL behind the point where the primary left its timeline."""
+    past = shared_past(node, primary)
+    return _unknown_history(node, primary) if past is None else _throw_away(node, primary, past)
+
+
+def _received(node: Node) -> int:
+    """Return a position that the WAL of a crashed standby certainly reaches, replayed or not; 0 when that does not matter.
+
+    The end that is read from files is an upper bound to the page. pg_rewind goes by what a cleanly stopped standby has replayed.
+    """
+    if node.state != states.CRASHED or not node.wal_end_lsn:
+        return 0
+    return max(0, parse_lsn(node.wal_end_lsn) - WAL_PAGE_BYTES)
+
+
+def _is_unstarted_copy(node: Node) -> bool:
+    """Whether this is a fresh copy of a primary, whose control file it still has: recovering it alone would write WAL of its own."""
+    files = node.state == states.CRASHED and node.control_state == "in production" and node.standby_signal and bool(node.upstream.host)
+    return files and not node.fenced and not node.pending.operation
 
 
 def _start_or_copy(node: Node, primary: Node, end: int, past: tuple[int, Optional[int]]) -> RejoinPlan:
@@ -173,6 +198,8 @@ def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
         return _refuse("unresponsive", node, "its server does not answer", node.problem, "stopped or answering", "Stop it, then repeat.")
     if not node.is_running_standby:
         return plan_stopped(node, primary)
+    if node.rewind_unfinished:
+        return RejoinPlan(RECLONE, "an earlier rewind did not finish, so its files cannot be trusted")
     wrong = standby_problem(topology, node, primary)
     if wrong is None:
         return RejoinPlan(NOTHING, "it streams from {0}".format(primary.host))

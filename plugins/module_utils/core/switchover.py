@@ -195,7 +195,8 @@ def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
                 "fenced" if source.fenced else "timeline {0}".format(newest), "timeline {0}".format(source.timeline), "Run failover.yml.",
             ),
         )
-    if not source.standby_signal:
+    # One that stopped cleanly was on its way back to being primary; taking the hand-over up arms it again.
+    if not source.standby_signal and source.state != states.STOPPED:
         return (
             Blocker(
                 "resume_not_armed", source.host, "its switchover to {0} was cut off, and its next start is a primary's".format(target.host),
