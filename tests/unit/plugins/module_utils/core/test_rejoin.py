@@ -28,6 +28,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
     change,
     cluster,
     down,
+    pending,
     reasons,
     the,
 )
@@ -83,10 +84,22 @@ OLD_PRIMARIES = [
     pytest.param(crashed(rewind_unfinished=True), RECLONE, "", id="a rewind broke off"),
     pytest.param(stopped(rewind_unfinished=True), RECLONE, "", id="a rewind broke off, the files look clean"),
     pytest.param(
-        crashed(standby_signal=True, control_state="in archive recovery", min_recovery_lsn="0/4F80000"),
+        crashed(standby_signal=True, control_state="in archive recovery", min_recovery_lsn="0/4F80000", wal_end_lsn="0/4F82000"),
         START,
         "",
-        id="started behind its fence and crashed before the fork",
+        id="started behind its fence, its WAL ends before the fork",
+    ),
+    pytest.param(
+        crashed(standby_signal=True, control_state="in archive recovery", min_recovery_lsn="0/4F80000", wal_end_lsn="0/5002002"),
+        REWIND,
+        FORK_OF_2,
+        id="it has received WAL beyond the fork that it did not replay",
+    ),
+    pytest.param(
+        crashed(standby_signal=True, control_state="in archive recovery", min_recovery_lsn="0/4F80000", wal_end_lsn="0/5002000"),
+        START,
+        "",
+        id="its WAL ends in the page of the fork: a start finds out",
     ),
     pytest.param(
         crashed(standby_signal=True, control_state="in archive recovery", min_recovery_lsn="0/5300000"),
@@ -111,6 +124,23 @@ OLD_PRIMARIES = [
     ),
     pytest.param(crashed(standby_signal=True, control_state="in crash recovery"), REWIND, FORK_OF_2, id="crashed in crash recovery"),
     pytest.param(down(PLANNED, "pg1", states.ABSENT), RECLONE, "", id="no data directory"),
+    pytest.param(crashed(standby_signal=True, upstream=Upstream("192.0.2.9")), START, "", id="a copy of the last primary that was never started"),
+    pytest.param(
+        crashed(standby_signal=True, upstream=Upstream("192.0.2.9"), redo_lsn="0/1000000", wal_end_lsn="0/1100000"),
+        RECLONE,
+        "",
+        id="such a copy, the WAL behind it is gone",
+    ),
+    pytest.param(
+        crashed(standby_signal=True, upstream=Upstream("192.0.2.9"), fenced=True), REWIND, FORK_OF_2, id="fenced, it was pointed somewhere"
+    ),
+    pytest.param(
+        crashed(standby_signal=True, upstream=Upstream("192.0.2.2"), pending=pending("switchover", "pg1", "pg2")),
+        REWIND,
+        FORK_OF_2,
+        id="armed for a switchover, crashed before it stopped",
+    ),
+    pytest.param(crashed(upstream=Upstream("192.0.2.9")), REWIND, FORK_OF_2, id="a leftover upstream, no standby.signal"),
 ]
 
 
