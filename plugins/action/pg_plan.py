@@ -47,6 +47,7 @@ def _endpoint(topology: Topology, host: str) -> Result:
 
 
 def _decided(topology: Topology, after: Topology, host: str, action: str, source: str, target: str) -> Result:
+    here = topology.node(host)
     return {
         "cluster": topology.cluster,
         "action": action,
@@ -58,6 +59,8 @@ def _decided(topology: Topology, after: Topology, host: str, action: str, source
         "members": [_endpoint(topology, node.host) for node in topology.nodes],
         "is_source": host == source,
         "is_target": host == target,
+        # A node that is down before the change stays out of it.
+        "settles": host == target or bool(here and here.is_running_standby),
     }
 
 
@@ -178,12 +181,8 @@ class ActionModule(ActionBase):
         self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
         after = after_change(topology, plan.source, plan.target, source_returns=False)
         decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
-        standby = topology.node(self._host)
-        decided["follows"] = bool(standby and standby.is_running_standby and self._host != plan.target)
-        fenced = plan.fence[0] if plan.fence else ""
-        return {
-            **decided, "fence": self._host == fenced, "fence_host": fenced, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)
-        }
+        fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence)}
+        return {**decided, **fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
 
     def _rejoin(self) -> Result:
         topology = self._topology()

@@ -9,6 +9,7 @@ Two notes tell a later run where an earlier one ended: phase 'copying' (the copy
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -23,6 +24,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.standby import 
 # What belongs to the node and not to its data, where the configuration lies in the data directory.
 NODE_FILES = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "conf.d")
 CLONE_HEADROOM_BYTES = 64 * 1024 * 1024
+SLOT_TIMEOUT_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,82 @@ def _occupied(location: str) -> bool:
     return os.path.isdir(location) and bool(os.listdir(location))
 
 
+def _user_of(server: Server, location: str) -> str:
+    """Return the data directory of another server that runs on this host and uses that very directory; empty when none does."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            data = os.readlink(str(process / "cwd"))
+            links = list((process / "cwd" / "pg_tblspc").iterdir()) if data != os.path.realpath(server.data_directory) else []
+            # In its own mount namespace, a container's for example, the same path may be another directory.
+            if any(os.readlink(str(link)) == location for link in links) and os.path.samefile(str(process / "root") + location, location):
+                return data
+    return ""
+
+
+def require_tablespaces(server: Server, tablespaces: list[tuple[str, str]]) -> None:
+    """Raise ServerError for a tablespace whose place cannot be set aside: it belongs to a running server, or is a mount point."""
+    for _oid, location in tablespaces:
+        user = _user_of(server, location)
+        if user:
+            raise ServerError(
+                "the tablespace directory {0} belongs to a server that runs here".format(location), reason="tablespace_in_use", observed=user,
+                required="a directory of this server's own", hint="Two servers on one host cannot have a tablespace at one path.",
+            )
+        if os.path.ismount(location):
+            raise ServerError(
+                "the tablespace directory {0} is a mount point and cannot be set aside".format(location), reason="mount_point",
+                observed=location, required="an empty directory, or one inside a file system", hint="Move what is in it aside.",
+            )
+
+
+def _await_slot(server: Server, peer: Peer, name: str) -> None:
+    """Wait until nobody uses the slot: the sender of a server or of a copy that just ended lingers. Raises ServerError."""
+    deadline = time.monotonic() + SLOT_TIMEOUT_SECONDS
+    with connect_peer(server, peer) as session:
+        while True:
+            found = session.row("SELECT active, coalesce(wal_status, '') AS wal_status FROM pg_replication_slots WHERE slot_name = %s", [name])
+            if not found or found["wal_status"] == "lost":
+                raise ServerError(
+                    "slot {0} cannot be used on {1}".format(name, peer.name), reason="slot_missing", observed="lost" if found else "no slot",
+                    required="a slot that keeps WAL", hint="Run initial_setup.yml, or pg_replication_slot there.",
+                )
+            if not found["active"]:
+                return
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    "slot {0} on {1} is in use".format(name, peer.name), reason="slot_active", observed="active", required="inactive",
+                    hint="Find out what streams through it: it bears this host's name.",
+                )
+            time.sleep(0.05)
+
+
+def _empty(location: str) -> None:
+    for path in Path(location).iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(str(path))
+        else:
+            path.unlink()
+
+
+def _survey(server: Server, peer: Peer) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the tablespaces that are copied aside as (oid, location) and the places that are filled directly, made where missing.
+
+    What an interrupted copy left in a place that it filled directly is worthless and removed.
+    """
+    tablespaces = _tablespaces(server, peer)
+    ours = server.read_note("clone").get("direct", [])
+    for location in ours:
+        if location in [each for _oid, each in tablespaces] and _occupied(location):
+            _empty(location)
+    aside = [(oid, location) for oid, location in tablespaces if _occupied(location)]
+    require_tablespaces(server, aside)
+    direct = [location for oid, location in tablespaces if (oid, location) not in aside]
+    for location in direct:
+        Path(location).mkdir(mode=0o700, parents=True, exist_ok=True)
+        server.own(Path(location))
+    return aside, direct
+
+
 def _prepare_empty(server: Server, path: Path) -> None:
     if path.exists():
         shutil.rmtree(str(path))
@@ -140,8 +218,12 @@ def _prepare_empty(server: Server, path: Path) -> None:
 def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[str, str]]:
     """Run pg_basebackup into the directory beside the data; returns the tablespaces that were copied aside as (oid, location)."""
     target = clone_directory(server)
-    aside = [(oid, location) for oid, location in _tablespaces(server, peer) if _occupied(location)]
-    server.write_note("clone", {"phase": "copying", "from": peer.name, "tablespaces": aside})
+    # What a killed run left behind: it would write into this copy and clean it away at its end.
+    for program, directory in (("pg_basebackup", str(target)), ("pg_rewind", server.data_directory)):
+        server.end_leftover(program, directory)
+    _await_slot(server, peer, terms.slot_name)
+    aside, direct = _survey(server, peer)
+    server.write_note("clone", {"phase": "copying", "from": peer.name, "tablespaces": aside, "direct": direct})
     _prepare_empty(server, target)
     conninfo = format_conninfo(
         {
@@ -205,6 +287,8 @@ def finish_interrupted(server: Server) -> Optional[str]:
     note = server.read_note("clone")
     if note.get("phase") != "complete":
         return None
+    if server.postmaster_pid():  # the service manager knows nothing of the swap
+        server.stop()
     kept = swap_in(server, list(note.get("tablespaces", [])), str(note["stamp"]))
     server.remove_note("clone")
     return kept

@@ -207,7 +207,9 @@ def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:
             found = observe_running(server, session, roles)
     except sql.SqlError as error:
         starting = error.sqlstate == "57P03" or "starting up" in error.message
-        state = states.STARTING if starting else states.UNRESPONSIVE
+        # Only silence is a server that hangs. One that answers with an error (too many clients) is alive, and may be a healthy primary.
+        alive = states.STARTING if starting else states.RUNNING
+        state = states.UNRESPONSIVE if error.reason == "timeout" else alive
         return {**observe_files(server), "state": state, "problem": error.message}
     _add_files_of_running(server, found)
     return found

@@ -392,6 +392,16 @@ class Server:
         if not self.wait_stopped(timeout_seconds=10):
             raise ServerError("the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
 
+    def end_leftover(self, program: str, directory: str) -> None:
+        """Kill a program of ours that works on a directory and outlived the run that started it."""
+        leftovers = [pid for pid in processes_of(program) if directory in command_line(pid)]
+        for pid in leftovers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(command_line(pid) for pid in leftovers) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
     def reload(self) -> None:
         """Make the running server read its configuration again."""
         pid = self.postmaster_pid()
@@ -432,6 +442,21 @@ def read_verbatim(path: Path) -> str:
             return stream.read()
     except FileNotFoundError:
         return ""
+
+
+def command_line(pid: int) -> list[str]:
+    """Return a process's arguments; empty when it has ended."""
+    try:
+        words = Path("/proc/{0}/cmdline".format(pid)).read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words if word]
+
+
+def processes_of(program: str) -> list[int]:
+    """Return the ids of the processes whose program has that name."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if os.path.basename((command_line(pid) or [""])[0]) == program]
 
 
 def children_of(pid: int) -> list[int]:

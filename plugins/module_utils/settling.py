@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
@@ -102,7 +103,7 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
     """Wait until every downstream streams from here; raises ServerError that names those that do not."""
     while True:
         streaming = {row[0] for row in session.rows("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")}
-        missing = sorted(set(place.downstreams) - streaming)
+        missing = sorted(host for host in place.downstreams if application_name_for(host) not in streaming)
         if not missing:
             return
         if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from typing import Any, Optional
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
 
 
@@ -52,7 +53,7 @@ def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: 
             "user": peer.replication_user,
             "dbname": server.database,
             "passfile": str(server.passfile),
-            "application_name": host_name,
+            "application_name": application_name_for(host_name),
             "connect_timeout": "5",
         }
     )

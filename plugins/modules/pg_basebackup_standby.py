@@ -94,12 +94,14 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Copy unless the standby is there."""
     params = module.params
     peer = Peer.from_params(params)
-    if not module.check_mode:
-        finish_interrupted(server)
+    finished = finish_interrupted(server) if not module.check_mode else None
     with connect_replication(server, peer) as replication:
         identifier = str(identify(replication)["systemid"])
     if is_standby_of(server, identifier):
-        return {"changed": False, "diff": mapping_diff(server.data_directory, {}, {})}
+        found = {"data": "standby of {0}".format(peer.name)}
+        before = found if finished is None else {"data": "an interrupted copy of {0}".format(peer.name)}
+        more = {} if finished is None else {"kept_directory": finished}
+        return {"changed": finished is not None, "diff": mapping_diff(server.data_directory, before, found), **more}
     present = server.exists()
     if present and not params["replace_data"]:
         refuse_foreign(server)

@@ -62,7 +62,7 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
         source = pending[0].pending.source if pending else ""
         return FailoverPlan(FINISH, source, primary.host, notes=("{0} is primary already; the others are re-pointed".format(primary.host),))
     blocker = Blocker(
-        "primary_alive", primary.host, "is primary and answers", "primary running", "no primary",
+        "primary_alive", primary.host, "is primary and answers", primary.problem or "primary running", "no primary",
         "To hand the role over as planned run switchover.yml.",
     )
     return FailoverPlan(TAKE_OVER, primary.host, "", blockers=(blocker,))
@@ -84,6 +84,13 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
                 "not_fenced", source.host, "the old primary cannot be reached, so it cannot be fenced", source.problem or "no answer",
                 "fenced, or known to be off",
                 "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept.",
+            )
+        ]
+    if source.state == states.STARTING and not source.standby_signal:
+        return [
+            Blocker(
+                "primary_starting", source.host, "the old primary is starting up and may accept writes in a moment, with nothing lost",
+                source.problem or source.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
             )
         ]
     if not source.standby_signal and not source.fenced:
@@ -192,12 +199,13 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
     target = topology.node(wanted) if wanted else (able[0] if able else None)
     if target is None:
-        seen = "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes)
+        seen = "; ".join(node.seen for node in topology.nodes)
+        made = any(node.state not in (states.ABSENT, states.UNREACHABLE) for node in topology.nodes)
         none = Blocker(
             "no_candidate", topology.cluster, "no standby can take over", seen, "a running standby with pg_priority above 0",
-            "Start a standby, or start the old primary again.",
+            "Start a standby, or start the old primary again." if made else "Run initial_setup.yml when the cluster was never set up.",
         )
-        return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none,))
+        return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none, *refused_candidates(topology)))
     lost = _loss(source, target)
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
     found.extend(_fence_blockers(topology, source, limits))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import most_advanced
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import slot_name_for
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for, slot_name_for
 
 RUNNING = "running"  # accepts connections
 STARTING = "starting"  # a postmaster is there and refuses connections for now
@@ -51,6 +51,11 @@ class Member:
     def slot_name(self) -> str:
         """The physical slot that this node uses on its upstream."""
         return slot_name_for(self.host)
+
+    @property
+    def application_name(self) -> str:
+        """What this node's WAL receiver calls itself at its upstream."""
+        return application_name_for(self.host)
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,12 @@ class Node:
     def host(self) -> str:
         """The inventory's name of the host."""
         return self.member.host
+
+    @property
+    def seen(self) -> str:
+        """What was seen of it in three words; why nothing was, when nothing was."""
+        why = " ({0})".format(self.problem) if self.state == UNREACHABLE and self.problem else ""
+        return "{0} {1} {2}{3}".format(self.host, self.role or "-", self.state, why)
 
     @property
     def is_running_primary(self) -> bool:

@@ -119,6 +119,11 @@ def promotion_blockers(topology: Topology, host: str) -> tuple[Blocker, ...]:
     return tuple(found)
 
 
+def refused_candidates(topology: Topology) -> tuple[Blocker, ...]:
+    """Return why each running standby must not be promoted; empty when all may be."""
+    return tuple(blocker for node in topology.standbys for blocker in promotion_blockers(topology, node.host))
+
+
 def bytes_behind(node: Node, position_lsn: str) -> Optional[int]:
     """Return how far the node trails a position, in bytes; 0 when it has passed it, None when either is unknown."""
     if not position_lsn or not node.position_lsn:

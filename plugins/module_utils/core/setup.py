@@ -171,7 +171,7 @@ def plan_setup(topology: Topology, host: str, replace_data: bool = False) -> Set
     """Return what initial_setup does on one host; the blockers are the whole cluster's, so that nothing is half done."""
     primary = _initial_primary(topology)
     if primary is None:
-        seen = "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes)
+        seen = "; ".join(node.seen for node in topology.nodes)
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
                     "Use failover.yml or start_new_standby.yml for a cluster that was set up before."),

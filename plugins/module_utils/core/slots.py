@@ -46,3 +46,12 @@ def validate_slot_name(name: str) -> None:
             required="1 to 63 characters, each a lower case letter, a digit or an underscore",
             hint="Choose another name or leave it out to have one made from the host name.",
         )
+
+
+def application_name_for(host: str) -> str:
+    """Return the application_name of a host's WAL receiver: its name, or its slot's where PostgreSQL would rewrite or cut the name.
+
+    The server replaces what is not printable ASCII (by '?' before 16, by hexadecimal escapes since) and keeps 63 bytes.
+    """
+    plain = all(" " <= letter <= "~" for letter in host) and len(host) <= 63
+    return host if plain else slot_name_for(host)

@@ -35,7 +35,7 @@ def _sender_of(topology: Topology, node: Node) -> tuple[Optional[Node], Optional
         return None, None, None
     senders = {sender.application_name: sender for sender in upstream.senders}
     slots = {slot.name: slot for slot in upstream.slots}
-    return upstream, senders.get(node.host), slots.get(node.member.slot_name)
+    return upstream, senders.get(node.member.application_name), slots.get(node.member.slot_name)
 
 
 def _lag_bytes(topology: Topology, node: Node) -> Optional[int]:

@@ -42,9 +42,9 @@ def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:
     found: list[Blocker] = []
     needed = len(topology.nodes) - 1
     # What the other nodes use there now, cascaded ones do, is among what they need.
-    hosts = {other.host for other in topology.nodes}
+    names = {other.member.application_name for other in topology.nodes}
     slots = {other.member.slot_name for other in topology.nodes}
-    senders_used = len([sender for sender in target.senders if sender.application_name not in hosts])
+    senders_used = len([sender for sender in target.senders if sender.application_name not in names])
     slots_used = len([slot for slot in target.slots if slot.name not in slots])
     for name, foreign in (("max_wal_senders", senders_used), ("max_replication_slots", slots_used)):
         if not target.settings.get(name):
@@ -121,7 +121,7 @@ def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limit
             )
         )
     names = {sender.application_name: sender for sender in source.senders}
-    sender = names.get(target.host)
+    sender = names.get(target.member.application_name)
     if sender is None or sender.state != "streaming":
         upstream = topology.upstream_of(target)
         seen = sender.state if sender else "follows {0}".format(upstream.host if upstream else "nobody")
@@ -137,6 +137,15 @@ def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limit
             )
         )
     return found
+
+
+def _sibling_notes(topology: Topology, source: Node, target: Node) -> tuple[str, ...]:
+    """Return what is to be said of nodes that are down already: the hand-over neither needs nor repairs them."""
+    return tuple(
+        "{0} is down and stays so; start_new_standby.yml brings it back".format(node.host)
+        for node in topology.nodes
+        if node.host not in (source.host, target.host) and node.has_server_down
+    )
 
 
 def _sibling_blockers(topology: Topology, source: Node, target: Node) -> list[Blocker]:
@@ -263,8 +272,9 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
     if target is None:
         none = Blocker(
             "no_candidate", topology.cluster, "no standby can take over",
-            "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.others(primary.host)) or "no other node",
+            "; ".join(node.seen for node in topology.others(primary.host)) or "no other node",
             "a running standby with pg_priority above 0", "Run start_new_standby.yml first.",
         )
-        return SwitchoverPlan(HAND_OVER, primary.host, "", (none,))
-    return SwitchoverPlan(HAND_OVER, primary.host, target.host, switchover_blockers(topology, primary, target, limits))
+        return SwitchoverPlan(HAND_OVER, primary.host, "", (none, *refused_candidates(topology)))
+    notes = _sibling_notes(topology, primary, target)
+    return SwitchoverPlan(HAND_OVER, primary.host, target.host, switchover_blockers(topology, primary, target, limits), notes)

@@ -128,6 +128,16 @@ def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, 
     )
 
 
+def _split_hint(node: Node, primaries: tuple[Node, ...]) -> str:
+    """Return what to do with one of several primaries: the one that was promoted last, on the newest timeline, is the one to keep."""
+    newest = max(primary.timeline for primary in primaries)
+    if [primary.timeline for primary in primaries].count(newest) > 1:
+        return "Their timelines do not tell which one is right. Keep the one that the clients write to, stop the others, run start_new_standby.yml."
+    if node.timeline < newest:
+        return "Stop the server on {0}, then run start_new_standby.yml; what only it has is reported first.".format(node.host)
+    return "It was promoted last: keep it, and stop the other."
+
+
 def _primary_problems(topology: Topology) -> list[Blocker]:
     primaries = topology.primaries
     names = ", ".join(node.host for node in primaries)
@@ -137,9 +147,9 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
                 "two_primaries",
                 node.host,
                 "accepts writes beside another primary",
-                "primaries: " + names,
+                "timeline {0}; primaries: {1}".format(node.timeline, names),
                 "one primary",
-                "Stop the one that is not on the newest timeline, then run start_new_standby.yml for it.",
+                _split_hint(node, primaries),
             )
             for node in primaries
         ]
@@ -149,7 +159,7 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
                 "no_primary",
                 topology.cluster,
                 "no node accepts writes",
-                "; ".join("{0} {1} {2}".format(n.host, n.role or "-", n.state) for n in topology.nodes),
+                "; ".join(node.seen for node in topology.nodes),
                 "one primary",
                 "Run failover.yml, or initial_setup.yml when the cluster was never set up.",
             )
@@ -167,6 +177,10 @@ def _down_problem(node: Node, *, has_primary: bool) -> Optional[Blocker]:
     if node.state != nodes_module.RUNNING:
         hint = "Run start_new_standby.yml." if has_primary else "Run failover.yml first, then start_new_standby.yml."
         return Blocker("not_running", node.host, "the server does not run", node.problem or node.state, "running", hint)
+    if node.problem:
+        return Blocker(
+            "cannot_be_asked", node.host, "the server runs and cannot be asked", node.problem, "a connection", "Mend that, then repeat."
+        )
     return None
 
 

@@ -260,7 +260,8 @@ class Node:
         """Stop every process of the server as a frozen machine would; returns their ids."""
         frozen = sorted(self.processes(), key=lambda pid: pid != self.pid())
         for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         return frozen
 
     def crash(self) -> None:

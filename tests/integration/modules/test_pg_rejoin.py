@@ -182,21 +182,26 @@ def test_rejoin_running_standby_that_forked_off_is_rewound(pair: Pair) -> None:
     assert_follows(pair.primary, pair.standby)
 
 
-def test_rejoin_crashed_standby_that_received_more_than_the_new_primary_is_brought_back_in_one_run(pair: Pair) -> None:
-    """It had not replayed what the new primary never got, so its control file does not tell that it forked off."""
+@pytest.mark.parametrize("state", ["crashed", "stopped", "running"])
+def test_rejoin_standby_that_received_more_than_the_new_primary_is_rewound(pair: Pair, state: str) -> None:
+    """It had not replayed what the new primary never got, so its control file does not tell that it would fork off."""
     make_standby(pair.spare, pair.primary)
     pair.level()
     pair.spare.sql("SELECT pg_wal_replay_pause()")
     pair.standby.stop()
-    pair.primary.write_row(100)
+    lost = pair.primary.write_row(100)
     end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
     wait_for(lambda: pair.spare.sql("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", end), "the third server's WAL")
-    pair.spare.crash()
+    if state == "crashed":
+        pair.spare.crash()
     pair.primary.crash()
+    if state == "stopped":
+        pair.spare.stop()
     pair.standby.start()
     promote(pair.standby, pair.primary, pair.spare)
     answer = rejoin(pair.spare, pair.standby)
-    assert answer.changed, answer.text
+    assert answer.changed and answer["action"] == "rewind", answer.text
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
     assert_follows(pair.spare, pair.standby)
 
 
@@ -331,7 +336,7 @@ def test_rejoin_primary_without_the_checkpoint_of_its_promotion_is_refused(pair:
 def test_rejoin_running_primary_is_refused(pair: Pair) -> None:
     pair.standby.sql("SELECT pg_promote()")
     pair.standby.sql("CHECKPOINT")
-    rejoin(pair.primary, pair.standby).refusal("runs_as_primary")
+    rejoin(pair.primary, pair.standby).refusal("two_primaries")
     assert pair.primary.is_primary()
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,17 @@ class Cluster:
 
     state: Path
     local: local_clusters.Local
-    environment: dict[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
 
     # -- playbooks ---------------------------------------------------------------------------------------------------------
 
     @property
     def names(self) -> list[str]:
-        return list(self.local.nodes)[: self.local.node_count]
+        return list(self.only or list(self.local.nodes)[: self.local.node_count])
+
+    def part(self, *names: str) -> Cluster:
+        """Return some of the nodes: one of several clusters below one state directory."""
+        return replace(self, only=names)
 
     def environ(self, **more: str) -> dict[str, str]:
         present = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PG"))}
@@ -81,7 +85,6 @@ class Cluster:
             PG_OPS_LOCAL_STATE=str(self.state),
             PG_OPS_VAULT_PASSWORD=VAULT_PASSWORD,
             ANSIBLE_NOCOLOR="1",
-            **self.environment,
         )
         return {**present, **more}
 
@@ -267,7 +270,8 @@ SNAPSHOT_SQL = {
     "roles": "SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolpassword FROM pg_authid ORDER BY 1",
     "privileges": "SELECT oid, proacl FROM pg_proc WHERE proacl IS NOT NULL ORDER BY 1",
     "started": "SELECT pg_postmaster_start_time()",
-    "timeline": "SELECT pg_is_in_recovery(), (SELECT timeline_id FROM pg_control_checkpoint())",
+    "timeline": "SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT received_tli::text FROM pg_stat_wal_receiver)"
+    " ELSE 'primary ' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END",
     "relations": "SELECT count(*) FROM pg_class",
     "databases": "SELECT datname FROM pg_database ORDER BY 1",
 }

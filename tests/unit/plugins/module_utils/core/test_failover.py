@@ -28,7 +28,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
 LIMITS = Limits()
 ACCEPT = Limits(unfenced="accept")
 DEAD = down(cluster(), "pg1")
-SEEN_DOWN = [states.STARTING, states.UNRESPONSIVE, states.STOPPED, states.CRASHED]
+SEEN_DOWN = [states.UNRESPONSIVE, states.STOPPED, states.CRASHED]
 
 
 @pytest.mark.parametrize("state", SEEN_DOWN)
@@ -37,6 +37,12 @@ def test_plan_fences_a_dead_primary_that_was_seen_and_promotes_a_standby(hosts: 
     plan = plan_failover(down(cluster(hosts), "pg1", state), "", LIMITS)
     assert (plan.action, plan.source, plan.target, plan.fence, plan.blockers) == (TAKE_OVER, "pg1", "pg2", ("pg1",), ())
     assert plan.lost_bytes == 0
+
+
+def test_plan_of_a_primary_that_is_starting_waits_for_it() -> None:
+    plan = plan_failover(down(cluster(), "pg1", states.STARTING), "", LIMITS)
+    assert reasons(plan.blockers) == [("primary_starting", "pg1")]
+    assert reasons(plan_failover(down(cluster(), "pg1", states.STARTING), "", ACCEPT).blockers) == []
 
 
 def test_plan_of_a_primary_without_data_has_nothing_to_fence() -> None:

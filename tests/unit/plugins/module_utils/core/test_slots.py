@@ -9,7 +9,7 @@ import re
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import SlotNameError
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import slot_name_for, validate_slot_name
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for, slot_name_for, validate_slot_name
 
 LONGEST = "a" * 63
 
@@ -82,3 +82,18 @@ def test_validate_slot_name_illegal_raises(name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "_", "0", "pgsql_2", LONGEST])
 def test_validate_slot_name_legal_passes(name: str) -> None:
     validate_slot_name(name)
+
+
+@pytest.mark.parametrize(
+    ("host", "kept"),
+    [
+        pytest.param("pgsql1", True, id="plain"),
+        pytest.param("it's a \"host\" \\ %s", True, id="odd but printable ASCII"),
+        pytest.param("h" * 63, True, id="longest"),
+        pytest.param("h" * 64, False, id="too long"),
+        pytest.param("müller", False, id="not ASCII"),
+        pytest.param("tab\there", False, id="not printable"),
+    ],
+)
+def test_application_name_for_host_is_its_name_where_the_server_keeps_that(host: str, kept: bool) -> None:
+    assert application_name_for(host) == (host if kept else slot_name_for(host))

@@ -176,6 +176,7 @@ def test_problems_of_a_healthy_cascade_are_none(primary: str) -> None:
             [("two_primaries", "pg1"), ("two_primaries", "pg3")],
             id="two primaries",
         ),
+        pytest.param(change(cluster(PAIR), "pg2", problem="too many clients"), [("cannot_be_asked", "pg2")], id="answers with an error"),
         pytest.param(down(cluster(PAIR), "pg1"), [("no_primary", "main"), ("not_running", "pg1")], id="primary crashed"),
         pytest.param(down(cluster(PAIR), "pg2", states.STOPPED), [("not_running", "pg2")], id="standby stopped"),
         pytest.param(down(cluster(PAIR), "pg2", states.STARTING), [("not_running", "pg2")], id="standby starting"),
@@ -285,3 +286,18 @@ def test_wanted_slots_keep_the_one_of_a_node_that_is_away(state: str) -> None:
 )
 def test_same_cluster_blockers_name_the_stranger(topology: Topology, hosts: list[str]) -> None:
     assert reasons(same_cluster_blockers(topology)) == [("foreign_system", host) for host in hosts]
+
+
+@pytest.mark.parametrize(
+    ("timelines", "hints"),
+    [
+        pytest.param((1, 2), ("Stop the server on pg1,", "It was promoted last:"), id="the other was promoted later"),
+        pytest.param((3, 2), ("It was promoted last:", "Stop the server on pg2,"), id="this one was promoted later"),
+        pytest.param((2, 2), ("Their timelines do not tell", "Their timelines do not tell"), id="both on one timeline"),
+    ],
+)
+def test_problems_of_two_primaries_name_the_one_to_stop(timelines: tuple[int, int], hints: tuple[str, str]) -> None:
+    split = change(cluster(PAIR), "pg1", timeline=timelines[0])
+    split = change(split, "pg2", role=PRIMARY, standby_signal=False, timeline=timelines[1])
+    found = {problem.host: problem.hint for problem in problems(split) if problem.reason == "two_primaries"}
+    assert [found[host].startswith(hint) for host, hint in zip(PAIR, hints)] == [True, True]
