@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, upstream_settings
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, upstream_settings
 
 # What belongs to the node and not to its data, where the configuration lies in the data directory.
 NODE_FILES = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "conf.d")
@@ -294,14 +294,30 @@ def finish_interrupted(server: Server) -> Optional[str]:
     return kept
 
 
+def _set_configuration_aside(server: Server, peer: Peer) -> None:
+    """Save the node's configuration for the copy.
+
+    Not behind an unfinished rewind: these files are the source's, the node's own were saved before it. And not a stranger's: its
+    configuration stays with its data, and the copy brings the primary's, which this standby must be able to stand in for.
+    """
+    if server.read_note("rewind"):
+        return
+    if server.exists():
+        with connect_replication(server, peer) as replication:
+            identifier = str(identify(replication)["systemid"])
+        if server.control_data().system_identifier != identifier:
+            shutil.rmtree(str(server.state("configuration")), ignore_errors=True)
+            return
+    save_node_files(server)
+
+
 def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     """Copy the primary and put the copy in place of what is here; the server must be down. Raises ServerError or SqlError."""
     server.ensure_state_directory()
     if server.exists():
         require_movable(server)
     size = require_space(server, peer)
-    if not server.read_note("rewind"):  # behind an unfinished rewind these are the source's; the node's own were saved before it
-        save_node_files(server)
+    _set_configuration_aside(server, peer)
     started = time.monotonic()
     aside = copy_primary(server, peer, terms)
     seconds = time.monotonic() - started

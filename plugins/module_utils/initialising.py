@@ -10,8 +10,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import kept_directory, utc_stamp
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import DEBIAN_ETC, Server, ServerError
 
+NOTE = "init"
 CREATECLUSTER = "/usr/bin/pg_createcluster"
 
 
@@ -35,6 +37,47 @@ def _initdb_options(server: Server, encoding: str, locale: str) -> list[str]:
 def make_server(server: Server, *, encoding: str, locale: str) -> None:
     """Make an empty server; raises ServerError. Peer authentication locally, SCRAM over TCP, data checksums on."""
     server.program("initdb")
+    server.end_leftover("initdb", server.data_directory)
+    if is_interrupted(server):
+        _set_unfinished_aside(server)
+    _require_empty(server)
+    parent = Path(server.state_directory).parent
+    if not parent.is_dir():
+        parent.mkdir(parents=True, mode=0o755)
+        server.own(parent)
+    server.write_note(NOTE, {"configuration": is_debian_layout(server) and not Path(server.config_directory).exists()})
+    try:
+        _make(server, encoding, locale)
+    except ServerError:
+        if not server.exists():  # initdb and pg_createcluster clean up when they fail, not when they are killed
+            server.remove_note(NOTE)
+        raise
+    server.remove_note(NOTE)
+
+
+def is_interrupted(server: Server) -> bool:
+    """Whether a run died while it made the server here: what is there was never started."""
+    return bool(server.read_note(NOTE)) and not server.postmaster_pid()
+
+
+def _set_unfinished_aside(server: Server) -> None:
+    stamp = utc_stamp()
+    if server.data().is_dir():
+        os.rename(server.data_directory, str(kept_directory(server, stamp)))
+    if server.read_note(NOTE).get("configuration") and Path(server.config_directory).is_dir():
+        shutil.rmtree(server.config_directory)  # pg_createcluster's own, and pg_lsclusters would list a copy
+
+
+def _require_empty(server: Server) -> None:
+    if server.data().is_dir() and any(server.data().iterdir()):
+        raise ServerError(
+            "the data directory {0} is not empty and holds no server".format(server.data_directory), reason="not_empty",
+            observed=", ".join(sorted(os.listdir(server.data_directory))[:5]), required="no directory, or an empty one",
+            hint="Look at it and move it aside.",
+        )
+
+
+def _make(server: Server, encoding: str, locale: str) -> None:
     if is_debian_layout(server):
         _createcluster(server, encoding, locale)
         _close_replication(server)

@@ -25,6 +25,9 @@ SETTINGS = (
     "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level", "wal_log_hints",
 )
 
+# What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
+CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
+
 COMMON = """
 SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS server_version_num,
        (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
@@ -206,7 +209,7 @@ def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:
         with server.connect() as session:
             found = observe_running(server, session, roles)
     except sql.SqlError as error:
-        starting = error.sqlstate == "57P03" or "starting up" in error.message
+        starting = any(words in error.message for words in CANNOT_CONNECT_NOW)
         # Only silence is a server that hangs. One that answers with an error (too many clients) is alive, and may be a healthy primary.
         alive = states.STARTING if starting else states.RUNNING
         state = states.UNRESPONSIVE if error.reason == "timeout" else alive

@@ -61,6 +61,11 @@ def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str],
     return state
 
 
+def has_checkpoint(session: sql.Session, state: dict[str, Any]) -> bool:
+    """Whether the control file of a primary names its timeline already."""
+    return bool(session.value("SELECT timeline_id FROM pg_control_checkpoint()") == state["timeline"])
+
+
 def checkpoint(session: sql.Session, *, timeout_seconds: float) -> None:
     """Write a checkpoint now: only then does the control file name the new timeline, which pg_rewind compares."""
     session.rows("CHECKPOINT", timeout_seconds=timeout_seconds)

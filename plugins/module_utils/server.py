@@ -316,6 +316,18 @@ class Server:
         except (OSError, IndexError):
             return False
 
+    def _await_reaping(self) -> None:
+        """Wait until the postmaster that was killed is gone even as a zombie: a new one takes that for a running one."""
+        deadline = time.monotonic() + 10
+        try:
+            pid = int(self.data("postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+            while time.monotonic() < deadline:
+                if Path("/proc/{0}/stat".format(pid)).read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[0] != "Z":
+                    return
+                time.sleep(POLL_SECONDS)
+        except (OSError, ValueError, IndexError):
+            return
+
     def _systemctl(self, *words: str, timeout_seconds: float) -> None:
         argv = ["systemctl", *words, self.service_name]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds, check=False)
@@ -332,6 +344,12 @@ class Server:
                 self._systemctl("reset-failed", timeout_seconds=20)
             self._systemctl("start", timeout_seconds=timeout_seconds)
             return
+        if not self.exists():
+            raise ServerError(
+                "there is no server in {0}".format(self.data_directory), reason="no_data", observed="no PG_VERSION", required="a data directory",
+                hint="Run initial_setup.yml.",
+            )
+        self._await_reaping()
         # A copy of another server brings that one's port and socket along where the configuration lies in the data directory.
         # pg_ctl passes these options through a shell.
         words = ["-c", "config_file={0}".format(self.config_file), "-p", str(self.port), "-k", self.socket_directory]
@@ -378,7 +396,10 @@ class Server:
         """Stop the server fast; raises ServerError when it does not stop in time."""
         self.signal_stop(signal.SIGINT)
         if not self.wait_stopped(timeout_seconds=timeout_seconds):
-            raise ServerError("the server did not stop within {0} s".format(timeout_seconds), reason="stop_timeout")
+            raise ServerError(
+                "the server did not stop within {0} s".format(timeout_seconds), reason="stop_timeout", observed="running", required="stopped",
+                hint="A client, the archiver or a standby holds it up, or it is frozen.",
+            )
 
     def kill(self) -> None:
         """End the server without its help: SIGQUIT, then SIGKILL for the postmaster and its children (a hung host)."""

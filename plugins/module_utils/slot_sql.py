@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,15 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors imp
 
 QUERY = """
 SELECT slot_name::text AS name, slot_type AS type, coalesce(plugin::text, '') AS plugin, coalesce(database::text, '') AS database, active,
-       temporary, coalesce(restart_lsn::text, '') AS restart_lsn, coalesce(wal_status, '') AS wal_status,
+       temporary, coalesce((to_jsonb(s) ->> 'failover')::bool, false) AS failover,
+       coalesce(restart_lsn::text, '') AS restart_lsn, coalesce(wal_status, '') AS wal_status,
        CASE WHEN restart_lsn IS NULL THEN 0
             ELSE greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
                                              restart_lsn))::bigint END AS retained_bytes
-FROM pg_replication_slots ORDER BY slot_name
+FROM pg_replication_slots s ORDER BY slot_name
 """
+# A connection that is told to end does so a little later, and a standby comes back at once.
+DROP_TIMEOUT_SECONDS = 10
 
 
 class SlotError(PgOpsError):
@@ -35,6 +39,17 @@ class SlotWish:
     plugin: str = ""
     reserve_wal: bool = True
     failover: bool = False
+    database: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What the slot is, in words."""
+        return _kind(self.type, self.plugin, self.database, self.failover)
+
+
+def _kind(slot_type: str, plugin: str, database: str, failover: bool) -> str:
+    words = [slot_type, plugin, "in database " + database if database else "", "with failover" if failover else ""]
+    return " ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
@@ -86,20 +101,32 @@ def plan_slots(present: Sequence[dict[str, Any]], wanted: Sequence[SlotWish], un
 
 
 def _refuse_other_kind(slot: dict[str, Any], wish: SlotWish) -> None:
-    observed = "{0} {1}".format(slot["type"], slot["plugin"]).strip()
-    required = "{0} {1}".format(wish.type, wish.plugin).strip()
-    if observed != required:
+    observed = _kind(slot["type"], slot["plugin"], slot["database"] if wish.database else "", slot["failover"])
+    if observed != wish.kind:
         raise SlotError(
-            "slot {0} exists as something else".format(wish.name), reason="slot_kind", observed=observed, required=required,
+            "slot {0} exists as something else".format(wish.name), reason="slot_kind", observed=observed, required=wish.kind,
             hint="Drop it or choose another name.",
         )
+
+
+def _drop(session: sql.Session, name: str) -> None:
+    """Drop a slot, ending the connection that uses it as often as somebody comes back."""
+    deadline = time.monotonic() + DROP_TIMEOUT_SECONDS
+    while True:
+        session.rows("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [name])
+        try:
+            session.rows("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name])
+            return
+        except sql.SqlError as error:
+            if error.sqlstate != "55006" or time.monotonic() > deadline:  # object_in_use
+                raise
+        time.sleep(0.02)
 
 
 def apply_slots(session: sql.Session, plan: SlotPlan) -> None:
     """Carry the plan out. Dropping an active slot first ends the connection that uses it."""
     for name in plan.drop:
-        session.rows("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [name])
-        session.rows("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name])
+        _drop(session, name)
     for wish in plan.create:
         if wish.type == "physical":
             session.rows("SELECT pg_create_physical_replication_slot(%s, %s)", [wish.name, wish.reserve_wal])

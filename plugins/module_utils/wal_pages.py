@@ -69,7 +69,8 @@ def wal_end(directory: Path, start_lsn: int, segment_bytes: int) -> Optional[str
         pages = max(_valid_pages(path, position, page) for path in segments[position])
         if pages:
             end = position + (page + pages) * PAGE_BYTES
-        if (page + pages) * PAGE_BYTES < segment_bytes:
+        elif page == 0:
             break
+        # A segment that was switched away from ends early (pg_switch_wal, archive_timeout): the next one tells whether WAL goes on.
         position, page = position + segment_bytes, 0
     return format_lsn(end) if end is not None else None

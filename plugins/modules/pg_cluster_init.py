@@ -50,7 +50,7 @@ data_directory:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.initialising import has_configuration, make_configuration, make_server
+from ansible_collections.pg_ops.replication.plugins.module_utils.initialising import has_configuration, is_interrupted, make_configuration, make_server
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
@@ -58,7 +58,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Make the server, or just its configuration, unless it is there."""
     config_only = module.params["config_only"]
-    present = has_configuration(server) if config_only else server.exists()
+    present = has_configuration(server) if config_only else server.exists() and not is_interrupted(server)
     diff = mapping_diff(server.data_directory, {"exists": present}, {"exists": True})
     if not present and not module.check_mode:
         make = make_configuration if config_only else make_server

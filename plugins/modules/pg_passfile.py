@@ -76,7 +76,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import PassfileEntry, format_passfile
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, read_verbatim
 
 
 def wanted_text(params: dict[str, Any]) -> str:
@@ -94,15 +94,19 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Write the passfile when its text or its mode differs."""
     after = wanted_text(module.params)
     present = server.passfile.is_file()
-    before = server.passfile.read_text(encoding="utf-8") if present else ""
+    before = read_verbatim(server.passfile)
     mode = server.passfile.stat().st_mode & 0o777 if present else 0
-    changed = before != after or mode != 0o600
+    account = server.account()
+    # libpq reads it as the server's account.
+    owned = not present or account is None or server.passfile.stat().st_uid == account.pw_uid
+    changed = before != after or mode != 0o600 or not owned
     lines = len(after.splitlines())
-    diff = mapping_diff(
-        str(server.passfile),
-        {"entries": len(before.splitlines()), "mode": "{0:04o}".format(mode), "content": "as wanted" if before == after else "other"},
-        {"entries": lines, "mode": "0600", "content": "as wanted"},
-    )
+    found = {
+        "entries": len(before.splitlines()), "mode": "{0:04o}".format(mode), "owner": "as wanted" if owned else "other",
+        "content": "as wanted" if before == after else "other",
+    }
+    wanted = {"entries": lines, "mode": "0600", "owner": "as wanted", "content": "as wanted"}
+    diff = mapping_diff(str(server.passfile), found, wanted)
     if changed and not module.check_mode:
         server.ensure_state_directory()
         server.write(server.passfile, after, mode=0o600)

@@ -75,7 +75,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import checkpoint, promote_local, read_state, require_promotable
+from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import checkpoint, has_checkpoint, promote_local, read_state, require_promotable
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, deaf_to_hangups
 
@@ -114,7 +114,11 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
             require_wal(state, module.params["min_lsn"])
             if not module.check_mode:
                 result = promote(module, server, session)
-    diff = mapping_diff("server", {"role": "standby" if changed else "primary"}, {"role": "primary"})
+        elif not has_checkpoint(session, state):  # a run that was cut off behind the promotion
+            changed = True
+            if not module.check_mode:
+                checkpoint(session, timeout_seconds=module.params["checkpoint_timeout_seconds"])
+    diff = mapping_diff("server", {"role": "standby" if state["in_recovery"] else "primary"}, {"role": "primary"})
     return {"changed": changed, "diff": diff, **result}
 
 

@@ -88,17 +88,26 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import validate_slot_name
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
-from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
+
+FAILOVER_MAJOR = 17
 
 
-def make_plan(params: dict[str, Any], present: Any) -> SlotPlan:
-    """Return what the options ask for."""
-    for name in params["name"]:
+def make_plan(params: dict[str, Any], present: Any, major: int) -> SlotPlan:
+    """Return what the options ask for. Raises SlotError for what this server's version does not have."""
+    names = list(dict.fromkeys(params["name"]))
+    for name in names:
         validate_slot_name(name)
     if params["state"] == "absent":
-        return plan_slots(present, [], params["name"], force=params["force"])
-    plugin = params["plugin"] if params["slot_type"] == "logical" else ""
-    wishes = [SlotWish(name, params["slot_type"], plugin, params["reserve_wal"], params["failover"]) for name in params["name"]]
+        return plan_slots(present, [], names, force=params["force"])
+    if params["slot_type"] == "physical":
+        return plan_slots(present, [SlotWish(name, reserve_wal=params["reserve_wal"]) for name in names], [])
+    if params["failover"] and major < FAILOVER_MAJOR:
+        raise SlotError(
+            "this PostgreSQL cannot synchronise slots", reason="version", observed=str(major), required="PostgreSQL 17 or newer",
+            hint="Leave failover out.",
+        )
+    wishes = [SlotWish(name, "logical", params["plugin"], failover=params["failover"], database=params["login_db"]) for name in names]
     return plan_slots(present, wishes, [])
 
 
@@ -106,7 +115,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, show, and act."""
     with server.connect() as session:
         present = read_slots(session)
-        plan = make_plan(module.params, present)
+        plan = make_plan(module.params, present, int(session.value("SHOW server_version_num")) // 10000)
         created = [wish.name for wish in plan.create]
         before = {slot["name"]: "{0} {1}".format(slot["type"], slot["plugin"]).strip() for slot in present}
         after = {name: kind for name, kind in before.items() if name not in plan.drop}

@@ -12,7 +12,14 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, dead_primary, promotion_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import (
+    Limits,
+    bytes_behind,
+    candidates,
+    dead_primary,
+    promotion_blockers,
+    refused_candidates,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
     problems,

@@ -11,7 +11,7 @@ from typing import Optional
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers, refused_candidates
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import START, plan_stopped
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, stale_primary_blockers
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ def programs_in(directory: str) -> Programs | None:
     answer = as_account([f"{directory}/postgres", "--version"]) if os.path.exists(f"{directory}/postgres") else None
     if answer is None or answer.returncode != 0:
         return None
-    return Programs(directory, int(answer.stdout.split()[2].split(".")[0].rstrip("develbtarc")))
+    return Programs(directory, int(re.search(r"\(PostgreSQL\) (\d+)", answer.stdout).group(1)))
 
 
 def platform_programs() -> Programs | None:

@@ -407,10 +407,9 @@ class Ports:
     def __call__(self) -> int:
         while True:
             self._next = self._next + 1 if self._next < 31999 else 20000
-            with socket.socket() as probe:
-                with contextlib.suppress(OSError):
-                    probe.bind(("127.0.0.1", self._next))
-                    return self._next
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", self._next))
+                return self._next
 
 
 # --- clusters ---
@@ -471,7 +470,7 @@ def local_superuser(node: Node, dbname: str = "postgres") -> Iterator[Any]:
     if before == 0:
         os.seteuid(ACCOUNT.pw_uid)
     try:
-        connection = psycopg2.connect(host=str(node.home / "run"), port=node.port, user=ACCOUNT.pw_name, dbname=dbname)
+        connection = psycopg2.connect(host=str(node.home / "run"), port=node.port, user=ACCOUNT.pw_name, dbname=dbname, client_encoding="UTF8")
     finally:
         os.seteuid(before)
     try:

@@ -14,7 +14,21 @@ from typing import Any
 
 import pytest
 from real_servers import (
-    Answer, Node, Pair, adapt, as_account, command_line, digest, make_standby, new_node, own, passfile_options, process_ids, start_module, wait_for, wait_replayed,
+    Answer,
+    Node,
+    Pair,
+    adapt,
+    as_account,
+    command_line,
+    digest,
+    make_standby,
+    new_node,
+    own,
+    passfile_options,
+    process_ids,
+    start_module,
+    wait_for,
+    wait_replayed,
 )
 
 NASTY = "Pg SQL'3\"\\ =.example, %s"
@@ -34,7 +48,8 @@ def start(node: Node, primary: Node) -> None:
 def make_foreign(node: Node) -> None:
     """Put another cluster's data where the standby shall be."""
     assert node.call("pg_cluster_init").changed
-    node.append_conf(f"port = {node.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{node.home}/run'\nmax_prepared_transactions = 2\n# the node's own")
+    sockets = f"unix_socket_directories = '{node.home}/run'"
+    node.append_conf(f"port = {node.port}\nlisten_addresses = '127.0.0.1'\n{sockets}\n# the stranger's own")
 
 
 def test_basebackup_no_data_makes_a_streaming_standby(each_pair: Pair) -> None:
@@ -82,10 +97,10 @@ def test_basebackup_replace_data_stops_and_keeps_the_old_directory(pair: Pair) -
     answer = copy(node, pair.primary, replace_data=True)
     assert answer.changed
     assert (Path(answer["kept_directory"]) / "mine").read_text(encoding="utf-8") == "keep me"
-    assert "# the node's own" in (node.data / "postgresql.conf").read_text(encoding="utf-8")
+    # A stranger's configuration stays with its data: the standby must be able to stand in for its primary.
+    assert "# the stranger's own" in (Path(answer["kept_directory"]) / "postgresql.conf").read_text(encoding="utf-8")
+    assert "# the stranger's own" not in (node.data / "postgresql.conf").read_text(encoding="utf-8")
     assert not (node.data / "mine").exists()
-    shutil.copy(pair.primary.data / "pg_hba.conf", node.data / "pg_hba.conf")
-    own(node.home)
     start(node, pair.primary)
     wait_replayed(pair.primary, node)
     assert not copy(node, pair.primary, replace_data=True).changed
@@ -185,10 +200,8 @@ def test_basebackup_killed_at_any_time_and_run_again_ends_as_standby(pair: Pair,
         wait_for(lambda: False, "its time", delay)
     run.kill()
     assert not copy(pair.spare, pair.primary, replace_data=True).failed
-    assert "# the node's own" in (pair.spare.data / "postgresql.conf").read_text(encoding="utf-8")
+    assert "# the stranger's own" not in (pair.spare.data / "postgresql.conf").read_text(encoding="utf-8")
     assert len(list(pair.spare.home.glob("data.kept.*"))) == 1
-    shutil.copy(pair.primary.data / "pg_hba.conf", pair.spare.data / "pg_hba.conf")
-    own(pair.spare.home)
     start(pair.spare, pair.primary)
     wait_replayed(pair.primary, pair.spare)
 
@@ -239,8 +252,6 @@ def test_basebackup_tablespace_is_copied_and_replaced(private_primary: Pair) -> 
     make_foreign(pair.spare)
     assert copy(pair.spare, pair.primary, replace_data=True).changed
     assert len(list(location.parent.glob(f"{location.name}.kept.*"))) == 1
-    shutil.copy(pair.primary.data / "pg_hba.conf", pair.spare.data / "pg_hba.conf")
-    own(pair.spare.home)
     start(pair.spare, pair.primary)
     wait_replayed(pair.primary, pair.spare)
     assert pair.spare.sql("SELECT one FROM spaced") == 1

@@ -13,7 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_servers import Answer, Node, Pair, command_line, digest, end_processes, make_standby, passfile_options, process_ids, start_module, wait_for, wait_replayed
+from real_servers import (
+    Answer,
+    Node,
+    Pair,
+    command_line,
+    digest,
+    end_processes,
+    make_standby,
+    passfile_options,
+    process_ids,
+    start_module,
+    wait_for,
+    wait_replayed,
+)
 
 QUICK = {"start_timeout_seconds": 15}
 

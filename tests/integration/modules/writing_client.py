@@ -22,8 +22,8 @@ def main(ports: str, password: str) -> None:
         try:
             if connection is None:
                 connection = psycopg2.connect(
-                    host=",".join("127.0.0.1" for _each in ports.split(",")), port=ports, user="tester", password=password, dbname="postgres", target_session_attrs="read-write",
-                    connect_timeout=2, gssencmode="disable",
+                    host=",".join("127.0.0.1" for _each in ports.split(",")), port=ports, user="tester", password=password, dbname="postgres",
+                    target_session_attrs="read-write", connect_timeout=2, gssencmode="disable",
                 )
                 connection.autocommit = True
             number += 1

@@ -88,7 +88,9 @@ class Cluster:
         )
         return {**present, **more}
 
-    def start(self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, output: Any = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, output: Any = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start one playbook; `inventory` overrides variables by host, as a second inventory source."""
         sources = ["-i", str(CHECKOUT / "inventories" / "local")]
         if inventory is not None:

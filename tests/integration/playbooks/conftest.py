@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import local_clusters
 import pytest
 
 from tests.integration.playbooks.cluster import Cluster, make_cluster
@@ -13,6 +16,12 @@ from tests.integration.playbooks.cluster import Cluster, make_cluster
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: the kill matrices; leave them out with -m 'not slow'")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the account that preparing made as root, unless the user's own local clusters need it; once, after all workers."""
+    if not hasattr(session.config, "workerinput") and os.geteuid() == 0:
+        local_clusters.clean(Path("/nonexistent"))
 
 
 @pytest.fixture(scope="session")

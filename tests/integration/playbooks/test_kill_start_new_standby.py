@@ -62,10 +62,9 @@ def test_start_new_standby_killed_once_more_after_each_task_ends_well(cluster: C
 def test_start_new_standby_killed_after_each_task_that_acts_ends_well(cluster: Cluster) -> None:
     """From the rewind on each kill gets a cluster of its own; before it the test above sees the same states."""
     killed = 0
+    back, primary = diverge(cluster)
     for tasks in range(1, 30):
-        if not killed:
-            back, primary = diverge(cluster) if tasks == 1 else (back, primary)
-        else:
+        if killed:
             back, primary = diverge(cluster)
         first = cluster.run("start_new_standby", kill_after=tasks)
         if cluster.pid(back) == 0:

@@ -218,7 +218,8 @@ def test_installed_collection_runs_by_its_full_name(cluster: Cluster, tmp_path: 
     """Built and installed as a user would, away from the checkout and its ansible.cfg."""
     galaxy = str(VENV_BIN / "ansible-galaxy")
     environment = {**cluster.environ(), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "installed"), "HOME": str(tmp_path)}
-    built = subprocess.run([galaxy, "collection", "build", "--output-path", str(tmp_path), str(CHECKOUT)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    build = [galaxy, "collection", "build", "--output-path", str(tmp_path), str(CHECKOUT)]
+    built = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     [artifact] = tmp_path.glob("pg_ops-replication-*.tar.gz")
     install = [galaxy, "collection", "install", str(artifact), "-p", str(tmp_path / "installed"), "--offline", "--no-deps"]

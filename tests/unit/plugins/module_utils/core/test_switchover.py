@@ -176,7 +176,9 @@ def test_plan_that_the_source_blocks_still_names_a_target() -> None:
         pytest.param(cluster(), "pg9", [("unknown_host", "pg9")], id="unknown target"),
         pytest.param(cluster(("pg1",)), "", [("no_candidate", "main")], id="nobody else"),
         pytest.param(down(cluster(PAIR), "pg2"), "", [("no_candidate", "main")], id="the other is down"),
-        pytest.param(change(cluster(PAIR), "pg2", member={"priority": 0}), "", [("no_candidate", "main")], id="the other must not"),
+        pytest.param(
+            change(cluster(PAIR), "pg2", member={"priority": 0}), "", [("no_candidate", "main"), ("priority_zero", "pg2")], id="the other must not",
+        ),
         pytest.param(down(cluster(PAIR), "pg1"), "", [("no_primary", "main"), ("not_running", "pg1")], id="the primary is dead"),
         pytest.param(down(cluster(PAIR), "pg1"), "pg2", [("no_primary", "main"), ("not_running", "pg1")], id="the same, target named"),
         pytest.param(

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_node_info in every state that a server can be in."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from real_servers import Node, Pair, digest, make_standby, wait_for, wait_replayed
+
+
+def info(node: Node, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
+    answer = node.call("pg_node_info", check_mode=check_mode, **more)
+    assert not answer.changed
+    return dict(answer["node"])
+
+
+def lsn(text: str) -> int:
+    high, low = text.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def test_info_absent_server(absent: Node) -> None:
+    node = info(absent)
+    assert node["state"] == "absent" and node["port_taken_by"] == ""
+    assert node["installed_major"] == absent.programs.version and node["disk_free_bytes"] > 0
+    assert not absent.state.exists()
+
+
+def test_info_absent_server_port_taken_by_another_program(absent: Node) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", absent.port))
+        taken.listen()
+        assert info(absent)["port_taken_by"]
+
+
+def test_info_running_pair(each_pair: Pair) -> None:
+    pair = each_pair
+    pair.level()
+    standby, primary = info(pair.standby), info(pair.primary, roles=["replicator", "nobody_else"], sizes=True)
+    assert (primary["state"], primary["role"], standby["state"], standby["role"]) == ("running", "primary", "running", "standby")
+    assert primary["system_identifier"] == standby["system_identifier"] == pair.primary.control("Database system identifier")
+    assert primary["timeline"] == standby["timeline"] == 1
+    assert primary["roles"] == ["replicator"] and primary["data_bytes"] > 10_000_000
+    assert [sender["application_name"] for sender in primary["senders"]] == ["beta"]
+    assert {slot["name"]: slot["active"] for slot in primary["slots"]} == {pair.standby.slot: True, pair.spare.slot: False}
+    assert primary["data_checksums"] and primary["wal_log_hints"] and primary["settings"]["password_encryption"] == "scram-sha-256"
+    assert standby["receiver"]["status"] == "streaming" and standby["upstream"]["port"] == pair.primary.port
+    assert standby["upstream"]["slot_name"] == pair.standby.slot and not standby["replay_paused"]
+    assert lsn(standby["replay_lsn"]) <= lsn(primary["current_lsn"])
+    text = json.dumps([primary, standby])
+    assert "passfile" not in text and "SCRAM" not in text
+
+
+def test_info_standby_whose_replay_is_paused(pair: Pair) -> None:
+    pair.standby.sql("SELECT pg_wal_replay_pause()")
+    assert info(pair.standby)["replay_paused"]
+
+
+def test_info_check_mode_touches_nothing(stopped_pair: Pair) -> None:
+    before = digest(stopped_pair.primary.home)
+    checked, done = info(stopped_pair.primary, check_mode=True), info(stopped_pair.primary)
+    assert {**checked, "disk_free_bytes": 0} == {**done, "disk_free_bytes": 0}
+    assert digest(stopped_pair.primary.home) == before
+
+
+def test_info_stopped_servers(stopped_pair: Pair) -> None:
+    primary, standby = info(stopped_pair.primary), info(stopped_pair.standby)
+    assert (primary["state"], primary["role"], primary["control_state"]) == ("stopped", "primary", "shut down")
+    assert (standby["state"], standby["role"], standby["control_state"]) == ("stopped", "standby", "shut down in recovery")
+    assert primary["checkpoint_lsn"] == stopped_pair.primary.control("Latest checkpoint location")
+    assert standby["upstream"]["port"] == stopped_pair.primary.port
+
+
+def end_by_waldump(node: Node, start: str) -> int:
+    """Return where pg_waldump's last record begins."""
+    text = node.program("pg_waldump", "-p", str(node.data / "pg_wal"), "-s", start, check=False)
+    return lsn(text.splitlines()[-1].split("lsn: ")[1].split(",")[0])
+
+
+def test_info_crashed_primary_knows_the_end_of_its_wal(pair: Pair) -> None:
+    for number in range(1, 40):
+        pair.primary.write_row(number)
+    pair.primary.sql("SELECT pg_switch_wal()")
+    pair.primary.sql("CREATE TABLE bulk AS SELECT repeat('x', 500) FROM generate_series(1, 2000)")
+    pair.primary.crash()
+    node = info(pair.primary)
+    assert (node["state"], node["role"]) == ("crashed", "primary")
+    last = end_by_waldump(pair.primary, node["redo_lsn"])
+    # An upper bound, and no further than the pages that were begun.
+    assert last < lsn(node["wal_end_lsn"]) <= last + 3 * 8192
+
+
+def test_info_wal_end_is_no_recycled_segments_end(pair: Pair) -> None:
+    for _each in range(5):
+        pair.primary.sql("SELECT pg_logical_emit_message(false, 'x', repeat('y', 9000)); SELECT pg_switch_wal()")
+        pair.primary.sql("CHECKPOINT")
+    pair.primary.crash()
+    node = info(pair.primary)
+    last = end_by_waldump(pair.primary, node["redo_lsn"])
+    assert last < lsn(node["wal_end_lsn"]) <= last + 2 * 8192
+
+
+def test_info_crashed_standby(pair: Pair) -> None:
+    pair.standby.crash()
+    node = info(pair.standby)
+    assert (node["state"], node["role"], node["control_state"]) == ("crashed", "standby", "in archive recovery")
+
+
+def test_info_frozen_server_is_unresponsive_within_the_deadline(pair: Pair) -> None:
+    pair.primary.freeze()
+    started = time.monotonic()
+    node = info(pair.primary, connect_timeout_seconds=1)
+    assert time.monotonic() - started < 4
+    assert node["state"] == "unresponsive" and "no answer in time" in node["problem"]
+    assert node["role"] == "primary"
+
+
+def test_info_frozen_postmaster_alone_is_unresponsive(pair: Pair) -> None:
+    os.kill(pair.primary.pid(), 19)
+    assert info(pair.primary, connect_timeout_seconds=1)["state"] == "unresponsive"
+
+
+def test_info_promoted_server_names_its_new_timeline_before_the_checkpoint(pair: Pair) -> None:
+    checkpointer = pair.standby.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer, 19)
+    pair.standby.sql("SELECT pg_promote()")
+    node = info(pair.standby)
+    assert node["timeline"] == 2 and node["control_timeline"] == 1
+    assert "no recovery target specified" in node["timeline_history"]
+    os.kill(checkpointer, 18)
+
+
+def test_info_standby_on_the_new_timeline(pair: Pair) -> None:
+    make_standby(pair.spare, pair.primary)
+    pair.level()
+    pair.primary.stop()
+    assert pair.standby.call("pg_promote", slots=[pair.spare.slot]).changed
+    follow = {"upstream": {"name": "beta", "address": "127.0.0.1", "port": pair.standby.port}}
+    assert pair.spare.call("pg_settle", host_name="gamma", slot_name=pair.spare.slot, timeline=2, timeout_seconds=10, **follow).changed
+    pair.standby.write_row(1)
+    wait_replayed(pair.standby, pair.spare)
+    assert info(pair.spare)["timeline"] == 2
+    pair.spare.stop()
+    assert info(pair.spare)["timeline"] == 2
+
+
+def test_info_fenced_server(pair: Pair) -> None:
+    assert pair.primary.call("pg_fence").changed
+    node = info(pair.primary)
+    assert node["fenced"] and node["standby_signal"] and node["role"] == "standby" and node["state"] == "crashed"
+
+
+def test_info_broken_control_file_is_one_clear_error(stopped_pair: Pair) -> None:
+    path = stopped_pair.primary.data / "global" / "pg_control"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    answer = stopped_pair.primary.call("pg_node_info")
+    assert answer.failed and answer["reason"] and "Traceback" not in answer.text
+
+
+def test_info_slow_start_is_starting(stopped_pair: Pair) -> None:
+    """A server in crash recovery refuses connections with 57P03."""
+    node = stopped_pair.standby
+    node.append_conf("hot_standby = off")
+    node.start()
+    found = wait_for(lambda: info(node)["state"] in ("starting", "running") and info(node), "an answer")
+    assert found["state"] == "starting", (found, node.log.read_text(encoding="utf-8")[-1500:])
+    assert found["role"] == "standby"
+
+
+def test_info_through_ansible_itself(pair: Pair) -> None:
+    """The same module as Ansible ships it: packed, on an interpreter of its own."""
+    arguments = json.dumps(pair.primary.options())
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).parents[3] / "collections"), "ANSIBLE_LOCALHOST_WARNING": "false"}
+    argv = [
+        str(Path(sys.executable).with_name("ansible")), "localhost", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}",
+        "-m", "pg_ops.replication.pg_node_info", "-a", arguments,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "role: primary" in done.stdout.replace('"', "")

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_promote on real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from real_servers import Pair, start_module, wait_for
+
+
+def test_promote_standby_is_primary_with_a_checkpoint_on_its_timeline(each_pair: Pair) -> None:
+    pair = each_pair
+    pair.primary.write_row(1)
+    pair.level()
+    checked = pair.standby.call("pg_promote", check_mode=True, slots=["one_more"])
+    assert checked.changed and not pair.standby.is_primary() and pair.standby.slots() == {}
+    answer = pair.standby.call("pg_promote", slots=["one_more"], host_name="beta", old_primary="alpha")
+    assert answer.changed and answer["timeline"] == 2
+    assert answer["diff"]["before"] == "role: standby\n" and answer["diff"]["after"] == "role: primary\n"
+    assert pair.standby.is_primary()
+    assert pair.standby.control("Latest checkpoint's TimeLineID") == "2"
+    assert pair.standby.slots() == {"one_more": "reserved"}
+    assert pair.standby.note("pending") == {"operation": "failover", "source": "alpha", "target": "beta", "phase": "promoting"}
+    again = pair.standby.call("pg_promote", slots=["one_more"])
+    assert not again.changed and again["timeline"] == 2
+
+
+def test_promote_paused_replay_is_refused(pair: Pair) -> None:
+    pair.standby.sql("SELECT pg_wal_replay_pause()")
+    for check_mode in (True, False):
+        answer = pair.standby.call("pg_promote", check_mode=check_mode, slots=["one_more"], old_primary="alpha")
+        answer.refusal("replay_paused")
+    assert not pair.standby.is_primary()
+    assert pair.standby.slots() == {} and pair.standby.note("pending") == {}
+
+
+def test_promote_behind_min_lsn_is_refused_and_at_it_is_not(pair: Pair) -> None:
+    pair.level()
+    end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
+    beyond = pair.primary.sql("SELECT (pg_current_wal_lsn() + 100000)::text")
+    answer = pair.standby.call("pg_promote", min_lsn=beyond)
+    answer.refusal("lag")
+    assert answer["required"] == beyond
+    assert not pair.standby.is_primary()
+    assert pair.standby.call("pg_promote", min_lsn=end).changed
+
+
+def test_promote_min_lsn_that_is_none_is_one_clear_error(pair: Pair) -> None:
+    pair.standby.call("pg_promote", min_lsn="soon").refusal("bad_lsn")
+
+
+def test_promote_server_down_is_one_clear_error(stopped_pair: Pair) -> None:
+    answer = stopped_pair.standby.call("pg_promote")
+    assert answer.failed and "Traceback" not in answer.text
+
+
+def test_promote_killed_before_its_checkpoint_and_run_again_writes_it(pair: Pair) -> None:
+    checkpointer = pair.standby.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer, signal.SIGSTOP)
+    run = start_module("pg_promote", pair.standby.options())
+    wait_for(pair.standby.is_primary, "the promotion")
+    run.kill()
+    assert pair.standby.control("Latest checkpoint's TimeLineID") == "1"
+    again = start_module("pg_promote", pair.standby.options())
+    wait_for(lambda: pair.standby.sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'CHECKPOINT'"), "the checkpoint")
+    os.kill(checkpointer, signal.SIGCONT)
+    assert not again.wait().failed
+    assert pair.standby.control("Latest checkpoint's TimeLineID") == "2"
+    assert not pair.standby.call("pg_promote").changed
+
+
+def test_promote_hangup_in_the_middle_goes_on_to_the_checkpoint(pair: Pair) -> None:
+    run = start_module("pg_promote", pair.standby.options())
+    wait_for(lambda: list(pair.standby.data.glob("pg_wal/00000002.history")), "the promotion")
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(run.pid, number)
+    assert run.wait().changed
+    assert pair.standby.control("Latest checkpoint's TimeLineID") == "2"
+
+
+def test_promote_fenced_standby_lifts_the_fence(pair: Pair) -> None:
+    assert pair.standby.call("pg_fence").changed
+    pair.standby.start()
+    assert pair.standby.call("pg_promote").changed
+    assert pair.standby.note("fenced") == {}
