@@ -17,6 +17,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 
 SETTINGS = (
     "archive_mode", "data_checksums", "hot_standby", "hot_standby_feedback", "listen_addresses", "max_connections",
@@ -62,14 +63,6 @@ SELECT application_name, coalesce(client_addr::text, '') AS client_address, stat
        coalesce(sent_lsn::text, '') AS sent_lsn, coalesce(flush_lsn::text, '') AS flush_lsn, coalesce(replay_lsn::text, '') AS replay_lsn,
        extract(epoch FROM replay_lag)::float AS replay_lag_seconds
 FROM pg_stat_replication ORDER BY application_name
-"""
-SLOTS = """
-SELECT slot_name::text AS name, slot_type AS type, active, temporary, coalesce(restart_lsn::text, '') AS restart_lsn,
-       coalesce(wal_status, '') AS wal_status, coalesce(plugin::text, '') AS plugin,
-       CASE WHEN restart_lsn IS NULL THEN 0
-            ELSE greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
-                                             restart_lsn))::bigint END AS retained_bytes
-FROM pg_replication_slots ORDER BY slot_name
 """
 ARCHIVER = """
 SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver
@@ -174,7 +167,7 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
     found["major"] = found["server_version_num"] // 10000
     found["roles"] = [row[0] for row in session.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1", [list(roles)])]
     found["senders"] = session.dicts(SENDERS)
-    found["slots"] = session.dicts(SLOTS)
+    found["slots"] = read_slots(session)
     found["archive_failing"] = bool(session.value(ARCHIVER))
     found.update(session.row(STANDBY_ONLY if in_recovery else PRIMARY_ONLY))
     if in_recovery:

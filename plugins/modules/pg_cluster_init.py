@@ -12,7 +12,7 @@ short_description: Make a new, empty PostgreSQL server with data checksums and S
 version_added: 0.1.0
 description:
   - Makes the server with C(pg_createcluster) where Debian keeps the configuration in C(/etc/postgresql), otherwise with C(initdb).
-  - A data directory that exists is left alone. The server is not started.
+  - A data directory that exists is left alone, one that a killed run left unfinished is set aside. The server is not started.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server

@@ -11,7 +11,7 @@ module: pg_replication_slot
 short_description: Replication slots, physical and logical
 version_added: 0.1.0
 description:
-  - Makes slots exist or not. A slot that exists as another kind or with another plugin is an error, and so is dropping one in use.
+  - Makes slots exist or not. A slot that exists as another kind, with another plugin or in another database is an error, and so is dropping one in use.
   - An inactive physical slot whose WAL is lost is made anew, because it can never be used again.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:

@@ -19,7 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for real_servers
 
-from real_servers import Node, Pair, Ports, Programs, as_account, copy_pair, end_below, make_template, new_node, own, start_pair
+from real_servers import Node, Pair, Ports, Programs, adopt_orphans, as_account, copy_pair, end_below, make_template, new_node, own, start_pair
 
 WANTED_BYTES = 4 * 1024**3
 TEST_SECONDS = 90
@@ -45,6 +45,7 @@ def pip_programs() -> Programs | None:
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
     """A short path, in memory where there is room: sockets have 107 bytes, and initdb flushes whatever fsync says."""
+    adopt_orphans()
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > WANTED_BYTES
     top = Path(tempfile.mkdtemp(prefix="pgo.", dir=memory if roomy else "/tmp"))

@@ -9,6 +9,7 @@ the servers run under the account nobody, otherwise under one's own.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -116,10 +117,11 @@ class Run:
         """Wait for the module's end and return what it printed; a module that hangs is killed and fails the test."""
         deadline = time.monotonic() + timeout_seconds
         while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+            reap_servers()
             if time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the module did not end within {timeout_seconds} s: {self.output.read_text(encoding='utf-8')}")
-            time.sleep(0.005)
+            time.sleep(0.01)
         text = self.output.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line.startswith("{")]
         assert len(lines) == 1, f"no JSON: {text}"
@@ -360,6 +362,19 @@ def state_of(pid: int) -> str:
         return ""
 
 
+def adopt_orphans() -> None:
+    """Become the parent of servers whose starter ended: process 1 is slow to bury the dead on some machines, and a zombie blocks a start."""
+    ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def reap_servers() -> None:
+    """Bury the servers that ended."""
+    with contextlib.suppress(OSError):
+        for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+            if state_of(int(word)) == "Z" and "(postgres)" in Path(f"/proc/{word}/stat").read_text(encoding="utf-8", errors="replace"):
+                os.waitpid(int(word), os.WNOHANG)
+
+
 def end_processes(pids: list[int]) -> None:
     """Kill processes by id and wait until they run no longer."""
     for pid in pids:
@@ -390,6 +405,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 1
     """Wait until condition holds; returns what it returned."""
     deadline = time.monotonic() + timeout_seconds
     while True:
+        reap_servers()
         found = condition()
         if found:
             return found
@@ -402,11 +418,13 @@ class Ports:
     """Free ports of the loopback below what the kernel gives to clients, none twice."""
 
     def __init__(self) -> None:
-        self._next = 20000 + os.getpid() * 37 % 10000
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # pytest-xdist's processes must not meet
+        self._lowest = 20000 + worker % 6 * 2000
+        self._next = self._lowest + os.getpid() % 2000
 
     def __call__(self) -> int:
         while True:
-            self._next = self._next + 1 if self._next < 31999 else 20000
+            self._next = self._next + 1 if self._next < self._lowest + 1999 else self._lowest
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", self._next))
                 return self._next

@@ -150,6 +150,7 @@ def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:
     pair.level()
     pair.standby.stop()
     wanted = [primary.write_row(10)]
+    primary.sql("SELECT pg_switch_wal()")
     with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO written VALUES (11)")
         connection.rollback()
@@ -163,7 +164,6 @@ def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:
     primary.sql("COMMIT PREPARED 'two'")
     with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO written VALUES (14); SELECT txid_current()")  # never committed
-        primary.sql("SELECT pg_switch_wal()")
         primary.crash()
     pair.standby.start()
     promote(pair.standby, primary)
