@@ -119,10 +119,12 @@ class Run:
         while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
             reap_servers()
             if time.monotonic() > deadline:
+                text = self.output.read_text(encoding="utf-8")
                 self.kill()
-                raise AssertionError(f"the module did not end within {timeout_seconds} s: {self.output.read_text(encoding='utf-8')}")
+                raise AssertionError(f"the module did not end within {timeout_seconds} s: {text}")
             time.sleep(0.01)
         text = self.output.read_text(encoding="utf-8")
+        self.output.unlink()
         lines = [line for line in text.splitlines() if line.startswith("{")]
         assert len(lines) == 1, f"no JSON: {text}"
         return Answer(json.loads(lines[0]), text)
@@ -131,6 +133,7 @@ class Run:
         """End the module as a machine's trouble would: SIGKILL, its children stay."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        self.output.unlink()
 
 
 def start_module(name: str, options: dict[str, Any], *, check_mode: bool = False) -> Run:
@@ -165,11 +168,7 @@ def start_module(name: str, options: dict[str, Any], *, check_mode: bool = False
 
 def call(name: str, options: dict[str, Any], *, check_mode: bool = False, timeout_seconds: float = 60) -> Answer:
     """Run a module and return its answer."""
-    run = start_module(name, options, check_mode=check_mode)
-    try:
-        return run.wait(timeout_seconds)
-    finally:
-        run.output.unlink()
+    return start_module(name, options, check_mode=check_mode).wait(timeout_seconds)
 
 
 # --- servers ---
@@ -395,7 +394,7 @@ def end_below(top: Path) -> None:
         wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in ours), "the servers' end", 3)
     others = [pid for pid in process_ids() if pid != os.getpid() and any(mark in word for word in command_line(pid))]
     end_processes([*ours, *others])
-    for path in [*top.glob("*/data/postmaster.pid"), *top.glob("*/*/data/postmaster.pid")]:  # of a server that was killed
+    for path in [*top.glob("*/data*/postmaster.pid"), *top.glob("*/*/data*/postmaster.pid")]:  # of a server that was killed
         key_and_id = path.read_text(encoding="utf-8").split("\n")[6:7]
         if key_and_id and key_and_id[0].split()[1:]:
             subprocess.run(["ipcrm", "-m", key_and_id[0].split()[1]], capture_output=True, check=False)

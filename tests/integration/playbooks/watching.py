@@ -19,7 +19,7 @@ import yaml
 
 from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, VENV_BIN, Cluster
 
-SAMPLE_SECONDS = 0.005
+SAMPLE_SECONDS = 0.01
 
 
 def vault_passwords(cluster: Cluster) -> list[str]:
