@@ -28,7 +28,7 @@ LOGS = CACHE / "checks"
 COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
 CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-STEP_TIMEOUT_SECONDS = 900
+STEP_TIMEOUT_SECONDS = 1500
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # ansible-test downloads get-pip for the environments of its sanity tests. This stands in for it: the Python at hand has pip.
@@ -113,7 +113,12 @@ def quick_steps() -> list[Step]:
 
 def server_steps() -> list[Step]:
     """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
-    return [Step("server tests", pytest("tests/integration", "-n", "2", "--dist", "loadfile"))]
+    return [Step("server tests", pytest("tests/integration", "--ignore", "tests/integration/playbooks", "-n", "2", "--dist", "loadfile"))]
+
+
+def playbook_steps() -> list[Step]:
+    """Return the tests that run whole playbooks on local servers, each killed at every task among them: minutes, so not for `fast`."""
+    return [Step("playbook tests", pytest("tests/integration/playbooks", "-n", "2", "--dist", "loadfile"))]
 
 
 def container_steps() -> list[Step]:
@@ -190,7 +195,7 @@ def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
     """Run the steps, the quick ones two at a time, and return how each ended."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         outcomes = list(pool.map(run_step, chosen(quick_steps(), names)))
-    rest = server_steps() + (container_steps() if kind == "all" else [])
+    rest = server_steps() + (playbook_steps() + container_steps() if kind == "all" else [])
     outcomes += [run_step(step) for step in chosen(rest, names)]
     return outcomes
 
