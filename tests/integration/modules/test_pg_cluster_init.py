@@ -63,7 +63,7 @@ def test_init_unknown_account_is_named(absent: Node) -> None:
 
 def test_init_killed_in_the_middle_is_made_again(absent: Node) -> None:
     run = start_module("pg_cluster_init", absent.options())
-    wait_for(lambda: (absent.data / "PG_VERSION").exists(), "the beginning of the data directory")
+    wait_for((absent.data / "PG_VERSION").exists, "the beginning of the data directory")
     run.kill()
     end_processes([pid for pid in process_ids() if working_directory(pid) == str(absent.data) or _is_initdb(pid, absent)])
     assert absent.call("pg_cluster_init").changed

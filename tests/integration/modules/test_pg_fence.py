@@ -67,7 +67,7 @@ def test_fence_no_server_has_nothing_to_do(pair: Pair) -> None:
 def test_fence_killed_at_its_beginning_is_armed_already(pair: Pair) -> None:
     pair.primary.freeze()  # so that the stop takes its time
     run = start_module("pg_fence", pair.primary.options())
-    wait_for(lambda: (pair.primary.data / "standby.signal").exists(), "the signal file")
+    wait_for((pair.primary.data / "standby.signal").exists, "the signal file")
     run.kill()
     assert pair.primary.call("pg_fence").changed
     assert_fenced(pair.primary)

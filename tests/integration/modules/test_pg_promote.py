@@ -72,10 +72,13 @@ def test_promote_killed_before_its_checkpoint_and_run_again_writes_it(pair: Pair
 
 
 def test_promote_hangup_in_the_middle_goes_on_to_the_checkpoint(pair: Pair) -> None:
+    checkpointer = pair.standby.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer, signal.SIGSTOP)
     run = start_module("pg_promote", pair.standby.options())
-    wait_for(lambda: list(pair.standby.data.glob("pg_wal/00000002.history")), "the promotion")
+    wait_for(pair.standby.is_primary, "the promotion")
     for number in (signal.SIGHUP, signal.SIGTERM):
         os.kill(run.pid, number)
+    os.kill(checkpointer, signal.SIGCONT)
     assert run.wait().changed
     assert pair.standby.control("Latest checkpoint's TimeLineID") == "2"
 

@@ -117,7 +117,7 @@ class Cluster:
             }
         process = self.start(name, *arguments, inventory=inventory, **environment)
         try:
-            output, _ = process.communicate(timeout=PLAYBOOK_TIMEOUT_SECONDS)
+            output, _errors = process.communicate(timeout=PLAYBOOK_TIMEOUT_SECONDS)
         except BaseException:
             kill_tree(process.pid)
             raise
@@ -275,7 +275,8 @@ class Cluster:
 
 # What a server that is left alone writes by itself.
 VOLATILE = re.compile(
-    r"(data/(base|global|pg_wal|pg_xact|pg_multixact|pg_subtrans|pg_stat|pg_stat_tmp|pg_logical|pg_notify|pg_commit_ts|pg_dynshmem|pg_replslot|pg_serial|pg_snapshots"
+    r"(data/(base|global|pg_wal|pg_xact|pg_multixact|pg_subtrans|pg_stat|pg_stat_tmp|pg_logical|pg_notify|pg_commit_ts"
+    r"|pg_dynshmem|pg_replslot|pg_serial|pg_snapshots"
     r"|pg_twophase)/|data/(postmaster\.(pid|opts)|backup_label\.old|backup_manifest)$|postgresql\.log|run/)"
 )
 CONFIGURATION = re.compile(r"\.conf$|passfile$|\.json$|\.signal$|PG_VERSION$")

@@ -84,7 +84,7 @@ def test_start_new_standby_killed_after_each_task_that_acts_ends_well(cluster: C
 def test_start_new_standby_killed_inside_a_rewind_ends_well(cluster: Cluster, note: str) -> None:
     """All processes of the run die at once, pg_rewind too."""
     back, primary = diverge(cluster)
-    kill_when(cluster, lambda: (cluster.own_state(back) / f"{note}.json").exists())
+    kill_when(cluster, (cluster.own_state(back) / f"{note}.json").exists)
     cluster.play("start_new_standby")
     assert_back(cluster, back, primary)
 

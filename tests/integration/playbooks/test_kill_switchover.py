@@ -100,7 +100,7 @@ def test_switchover_whose_controller_is_killed_inside_the_module_ends_well(clust
     """Only ansible-playbook dies; what it started on the host goes on by itself."""
     source, target = roles(cluster)
     process = cluster.start("switchover", output=subprocess.DEVNULL)
-    wait_for(lambda: (cluster.own_state(source) / "pending.json").exists(), "the hand-over to begin")
+    wait_for((cluster.own_state(source) / "pending.json").exists, "the hand-over to begin")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: not Path(cluster.data(target), "standby.signal").exists(), "the promotion")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import errors
 
@@ -16,9 +18,9 @@ def test_as_result_full_error_returns_the_four_facts() -> None:
 
 
 def test_pg_ops_error_without_reason_is_refused() -> None:
-    without: dict[str, str] = {}
+    make: Callable[..., errors.PgOpsError] = errors.PgOpsError
     with pytest.raises(TypeError):
-        raise errors.PgOpsError("It failed.", **without)
+        make("It failed.")
 
 
 @pytest.mark.parametrize(
