@@ -170,11 +170,21 @@ def ensure_account() -> pwd.struct_passwd:
     return account
 
 
+def has_account(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 def owned_directory(path: Path, account: pwd.struct_passwd) -> None:
     """Make path a directory of mode 0700 that belongs to account."""
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
-    if path.is_symlink() or status.st_uid not in (os.geteuid(), account.pw_uid):
+    # A directory of nobody is what an account that was removed left behind; root gives it to the new one.
+    orphaned = is_root() and not has_account(status.st_uid)
+    if path.is_symlink() or not (orphaned or status.st_uid in (os.geteuid(), account.pw_uid)):
         raise LocalError(f"{path} belongs to somebody else (uid {status.st_uid}). Remove it, or set PG_OPS_LOCAL_STATE.")
     if is_root():
         os.chown(path, account.pw_uid, account.pw_gid)
