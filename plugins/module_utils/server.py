@@ -342,7 +342,7 @@ class Server:
         if self.service_manager == "systemd":
             with contextlib.suppress(ServerError):  # nothing had failed
                 self._systemctl("reset-failed", timeout_seconds=20)
-            self._systemctl("start", timeout_seconds=timeout_seconds)
+            self._start_unit(timeout_seconds)
             return
         if not self.exists():
             raise ServerError(
@@ -364,6 +364,35 @@ class Server:
                 "the server on port {0} did not start: {1}".format(self.port, self.log_end()), reason="start_failed",
                 hint="Look at {0}.".format(self.log_file),
             ) from error
+
+    def _start_unit(self, timeout_seconds: float) -> None:
+        """Start the systemd unit and wait until the server is up; raises ServerError as soon as the unit has given up.
+
+        Debian's pg_ctlcluster takes two seconds to notice that the server is up, so it is not systemd that is waited for.
+        """
+        self._systemctl("start", "--no-block", timeout_seconds=20)
+        deadline = time.monotonic() + timeout_seconds
+        while not self._is_up():
+            if self._unit_gave_up() or time.monotonic() > deadline:
+                raise ServerError(
+                    "{0} did not start".format(self.service_name), reason="start_failed", observed="not up after {0} s".format(timeout_seconds),
+                    required="up", hint="Look at: journalctl -u {0} -n 50".format(self.service_name),
+                )
+            time.sleep(0.05)
+
+    def _is_up(self) -> bool:
+        """Whether the postmaster says that it accepts connections; pg_ctl reads the same line of postmaster.pid (the eighth)."""
+        if not self.postmaster_pid():
+            return False
+        lines = read_verbatim(self.data("postmaster.pid")).splitlines()
+        return len(lines) > 7 and lines[7].strip() in ("ready", "standby")
+
+    def _unit_gave_up(self) -> bool:
+        """Whether the unit neither runs nor has a job under way that may still start it."""
+        argv = ["systemctl", "show", "--property=ActiveState,Job", self.service_name]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        shown = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+        return shown.get("ActiveState") in ("failed", "inactive") and shown.get("Job", "0") in ("", "0")
 
     def log_end(self, lines: int = 8) -> str:
         """Return the last lines of the server's log, joined by ' | '."""
