@@ -18,8 +18,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 # A clone needs the primary's size plus WAL that arrives meanwhile; a fifth more is what pg_basebackup users plan with.
 CLONE_HEADROOM = 1.2
+# What a primary that is yet to be made will take: template databases, a few WAL segments.
+EMPTY_SERVER_BYTES = 64 * 1024 * 1024
 
-# Settings that only take effect at a start, so that they cost a running primary its clients.
 INIT = "init"  # make a new, empty server
 ADOPT = "adopt"  # take over the server that is there
 CLONE = "clone"  # copy the primary
@@ -158,7 +159,7 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blo
                     "{0} {1}{2}".format(node.role, node.state, ", fenced" if node.fenced else ""), "a running standby",
                     "Run start_new_standby.yml.")
         )
-    needed = int(primary.data_bytes * CLONE_HEADROOM)
+    needed = int((primary.data_bytes or EMPTY_SERVER_BYTES) * CLONE_HEADROOM)
     if (node.state == states.ABSENT or not same) and node.disk_free_bytes < needed:
         found.append(
             Blocker("disk_too_small", node.host, "has too little disk for a copy of {0}".format(primary.host),

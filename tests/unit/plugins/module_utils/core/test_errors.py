@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import errors
 
@@ -18,9 +16,8 @@ def test_as_result_full_error_returns_the_four_facts() -> None:
 
 
 def test_pg_ops_error_without_reason_is_refused() -> None:
-    make: Callable[..., errors.PgOpsError] = errors.PgOpsError
     with pytest.raises(TypeError):
-        make("It failed.")
+        vars(errors)["PgOpsError"]("It failed.")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ BLOCKED = [
     pytest.param(change(fresh(PAIR), "pg2", installed_major=16), [("version_mismatch", "pg2")], id="another version is installed"),
     pytest.param(change(fresh(PAIR), "pg2", installed_major=0), [], id="no version is installed yet"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg1", major=14), [("version_mismatch", "pg2")], id="the server that is taken over is older"),
+    pytest.param(change(fresh(PAIR), "pg2", disk_free_bytes=80_000_000), [("disk_too_small", "pg2")], id="disk too small for a primary yet to be made"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=47_999_999), [("disk_too_small", "pg2")], id="disk too small"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=48_000_000), [], id="disk just large enough"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=0), [("disk_too_small", "pg2")], id="disk full"),

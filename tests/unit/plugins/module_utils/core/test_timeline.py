@@ -160,9 +160,9 @@ def test_fork_point_two_servers_returns_newest_common_point(
     timeline_b: int,
     common: tuple[int, int | None],
 ) -> None:
-    first, second = (history_a, timeline_a), (history_b, timeline_b)
-    assert fork_point(*first, *second) == common
-    assert fork_point(*second, *first) == common
+    servers = [(history_a, timeline_a), (history_b, timeline_b)]
+    for one, other in (servers, servers[::-1]):
+        assert fork_point(*one, *other) == common
 
 
 def test_fork_point_no_common_ancestor_raises() -> None:
