@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -350,6 +351,7 @@ class Server:
                 hint="Run initial_setup.yml.",
             )
         self._await_reaping()
+        self._ask_boot_guard()
         # A copy of another server brings that one's port and socket along where the configuration lies in the data directory.
         # pg_ctl passes these options through a shell.
         words = ["-c", "config_file={0}".format(self.config_file), "-p", str(self.port), "-k", self.socket_directory]
@@ -365,16 +367,48 @@ class Server:
                 hint="Look at {0}.".format(self.log_file),
             ) from error
 
+    def _ask_boot_guard(self) -> None:
+        """Ask the guard that the role boot_guard has put beside the server; raises ServerError when it refuses the start."""
+        program, config = self.state("boot_guard", "boot_guard.py"), self.state("boot_guard", "config.json")
+        if not (program.is_file() and config.is_file()):
+            return
+        words = ["-I", "-S", str(program), str(config)]
+        try:
+            done = self.run([sys.executable, *words], timeout_seconds=60, check=False)
+        except PermissionError:  # our Python may be one that only root can reach
+            done = self.run(["/usr/bin/python3", *words], timeout_seconds=60, check=False)
+        if done.returncode != 0:
+            raise self._guard_refusal() or ServerError(
+                "the boot guard failed: {0}".format(done.stderr.strip()[-1000:]), reason="boot_guard", hint="Run initial_setup.yml."
+            )
+
+    def _guard_refusal(self, *, since: float = 0.0) -> Optional[ServerError]:
+        """Return why the guard refused the last start, None when it did not (`since`, seconds of the epoch)."""
+        path = self.state("boot_guard", "verdict.json")
+        try:
+            if path.stat().st_mtime < since:
+                return None
+            verdict = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if verdict.get("action") == "start":
+            return None
+        return ServerError(
+            "the boot guard keeps the server from starting: {0}".format(verdict.get("message")), reason="boot_guard",
+            observed=str(verdict.get("reason")), required="no other primary",
+        )
+
     def _start_unit(self, timeout_seconds: float) -> None:
         """Start the systemd unit and wait until the server is up; raises ServerError as soon as the unit has given up.
 
         Debian's pg_ctlcluster takes two seconds to notice that the server is up, so it is not systemd that is waited for.
         """
+        begun = time.time() - 1  # file systems keep coarser time
         self._systemctl("start", "--no-block", timeout_seconds=20)
         deadline = time.monotonic() + timeout_seconds
         while not self._is_up():
             if self._unit_gave_up() or time.monotonic() > deadline:
-                raise ServerError(
+                raise self._guard_refusal(since=begun) or ServerError(
                     "{0} did not start".format(self.service_name), reason="start_failed", observed="not up after {0} s".format(timeout_seconds),
                     required="up", hint="Look at: journalctl -u {0} -n 50".format(self.service_name),
                 )
