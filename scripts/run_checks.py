@@ -113,7 +113,8 @@ def quick_steps() -> list[Step]:
 
 def server_steps() -> list[Step]:
     """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
-    return [Step("server tests", pytest("tests/integration", "--ignore", "tests/integration/playbooks", "-n", "2", "--dist", "loadfile"))]
+    elsewhere = [f"--ignore=tests/integration/{name}" for name in ("playbooks", "containers")]
+    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "2", "--dist", "loadfile"))]
 
 
 def playbook_steps() -> list[Step]:
@@ -122,9 +123,10 @@ def playbook_steps() -> list[Step]:
 
 
 def container_steps() -> list[Step]:
-    """Return one step for each molecule scenario."""
+    """Return the tests of the playbooks that make containers, and one step for each molecule scenario."""
     scenarios = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
-    return [Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios]
+    containers = Step("container tests", pytest("tests/integration/containers"))
+    return [containers, *(Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios)]
 
 
 def environment(step: Step) -> dict[str, str]:

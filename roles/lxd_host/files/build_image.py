@@ -175,14 +175,17 @@ def sources_list(recipe: Recipe, archives: Sequence[Archive]) -> str:
 
 
 def run(argv: Sequence[str], *, environment: Optional[dict[str, str]] = None) -> str:
-    """Run a command to its end and return its output. Raises BuildError with the output's tail when it fails."""
+    """Run a command to its end and return its standard output. Raises BuildError with the output's tail when it fails.
+
+    Standard error is kept apart: the first `lxc` of an account greets it there.
+    """
     try:
         done = subprocess.run(
             list(argv),
             env={**os.environ, "LC_ALL": "C", **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             timeout=COMMAND_TIMEOUT_SECONDS,
@@ -193,7 +196,7 @@ def run(argv: Sequence[str], *, environment: Optional[dict[str, str]] = None) ->
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{argv[0]} did not end within {COMMAND_TIMEOUT_SECONDS} s.") from error
     if done.returncode != 0:
-        tail = without_password("\n".join(done.stdout.splitlines()[-30:]))
+        tail = without_password("\n".join((done.stdout + done.stderr).splitlines()[-30:]))
         raise BuildError(f"{argv[0]} failed with exit status {done.returncode}:\n{tail}")
     return done.stdout
 

@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""launch_containers.yml and delete_containers.yml on real LXD: check mode changes nothing, a second run changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+# One container, with a bridge and a profile of its own; pool and image are those of the scenarios.
+WANTED: dict[str, Any] = {
+    "lxd_containers": [{"name": "checked1", "cluster": "checked", "initial_role": "primary"}],
+    "lxd_bridge": "pgopscheck0",
+    "lxd_profile": "pgopscheck",
+}
+TIMEOUT_SECONDS = 400
+
+
+def play(name: str, *arguments: str, **more: Any) -> dict[str, int]:
+    """Run a playbook that has to succeed; returns the counts of its recap."""
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1", "LC_ALL": "C.UTF-8",
+        "PG_OPS_VAULT_PASSWORD": "replicate-safely", "PG_OPS_LXD_CLUSTERS": "checked",
+    }  # fmt: skip
+    argv = [
+        "ansible-playbook", "-i", str(CHECKOUT / "inventories" / "lxd"), "--vault-id", str(CHECKOUT / "scripts" / "vault_password_env-client.sh"),
+        "-e", json.dumps({**WANTED, **more}), str(CHECKOUT / "playbooks" / f"{name}.yml"), *arguments,
+    ]  # fmt: skip
+    done = subprocess.run(argv, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"^localhost\s+: (.*)$", done.stdout, re.MULTILINE)
+    return {key: int(value) for key, value in (word.split("=") for word in found.group(1).split())}
+
+
+def lxd_has() -> dict[str, Any]:
+    """Return what LXD has of each kind that the playbooks make: names, for containers with their state."""
+    kinds = {"containers": ["list"], "networks": ["network", "list"], "profiles": ["profile", "list"]}
+    found = {}
+    for kind, words in kinds.items():
+        argv = ["timeout", "30", "lxc", *words, "--format", "json"]
+        listed = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+        found[kind] = sorted((item["name"], item.get("status", "")) for item in listed)
+    # Other people's containers come and go on a machine that is shared.
+    found["containers"] = [each for each in found["containers"] if each[0] == "checked1"]
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clean() -> Iterator[None]:
+    """What an earlier, killed run left goes first; what this one makes goes last. The first run also starts LXD and builds the image."""
+    play("launch_containers")
+    play("delete_containers")
+    remove_own()
+    yield
+    play("delete_containers")
+    remove_own()
+
+
+def remove_own() -> None:
+    """Remove the bridge and the profile of these tests; the playbook would take the shared storage pool too."""
+    for words in (["profile", "delete", "pgopscheck"], ["network", "delete", "pgopscheck0"]):
+        subprocess.run(["timeout", "30", "lxc", *words], capture_output=True, check=False)
+
+
+def test_check_mode_and_second_run_change_nothing() -> None:
+    nothing = lxd_has()
+    assert nothing["containers"] == [] and "pgopscheck0" not in dict(nothing["networks"])
+    assert play("launch_containers", "--check", "--diff")["changed"] > 0
+    assert lxd_has() == nothing
+    assert play("delete_containers", "--check", "--diff")["changed"] == 0
+
+    assert play("launch_containers")["changed"] > 0
+    launched = lxd_has()
+    assert launched["containers"] == [("checked1", "Running")]
+    assert {"pgopscheck0"} <= set(dict(launched["networks"])) and {"pgopscheck"} <= set(dict(launched["profiles"]))
+    assert play("launch_containers", "--check", "--diff")["changed"] == 0
+    assert play("launch_containers")["changed"] == 0
+    assert lxd_has() == launched
+
+    assert play("delete_containers", "--check", "--diff")["changed"] > 0
+    assert lxd_has() == launched
+    assert play("delete_containers")["changed"] > 0
+    assert lxd_has()["containers"] == []
+    assert play("delete_containers")["changed"] == 0
