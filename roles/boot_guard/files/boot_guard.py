@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -273,10 +274,10 @@ class Guard:
 def become_owner_of(path: str) -> None:
     """Give root's rights up for those of the file's owner."""
     if os.geteuid() == 0:
-        owner = os.stat(path)
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
+        owner = pwd.getpwuid(os.stat(path).st_uid)
+        os.initgroups(owner.pw_name, owner.pw_gid)
+        os.setgid(owner.pw_gid)
+        os.setuid(owner.pw_uid)
 
 
 def main(arguments: list[str]) -> int:
