@@ -98,6 +98,7 @@ def targets(summary: Mapping[str, Any]) -> tuple[Target, ...]:
         Target("switchover, dirty: rows lost", 0, figure(summary, "switchover_dirty", "lost_rows"), "rows"),
         Target("switchover.yml, slowest run", 6, figure(summary, "switchover", "command_seconds", "max"), "s"),
         Target("failover.yml to first write, slowest", 3, figure(summary, "failover", "command_to_write_seconds", "max"), "s"),
+        Target("boot guard, slowest run", 0.3, figure(summary, "boot_guard", "command_seconds", "max"), "s"),
     )
 
 
@@ -112,6 +113,7 @@ _ROWS = (
     ("failover", "command_to_write_seconds", "failover.yml: start to first write"),
     ("failover", "command_seconds", "failover.yml"),
     ("start_new_standby", "command_seconds", "start_new_standby.yml"),
+    ("boot_guard", "command_seconds", "boot guard, before a primary's start"),
 )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure switchover, failover and the floor on LXD: `make bench`, or `python -m benchmarks.run`.
 
-RUNS (5) says how often. Each run is, in this order: floor, switchover, both again with dirty buffers, failover, rejoin.
+RUNS (5) says how often. Each run is, in this order: floor, switchover, both again with dirty buffers, the boot guard's question, failover, rejoin.
 The figures go to benchmarks/results/latest.json; after an error, to benchmarks/results/incomplete.json. Exit status: 0 measured
 (a missed target is printed, not an error), 1 not measured to the end, 2 wrong call.
 """
@@ -113,6 +113,15 @@ class Bench:
 
         self._probed(run, f"switchover{suffix}", action)
 
+    def boot_guard(self, run: int) -> None:
+        """Measure what systemd runs before a primary starts, with all peers up; the server itself goes on running."""
+        primary, _standbys = self._primary_and_standbys()
+        with PersistentShell(primary.shell_argv) as shell:
+            shell.run(":")
+            began = time.monotonic()
+            shell.run(f"python3 -I -S /usr/local/lib/pg_ops/boot_guard.py {primary.data_directory}.pg_ops/boot_guard/config.json")
+            self._record(run, "boot_guard", {"command_seconds": time.monotonic() - began})
+
     def failover(self, run: int) -> None:
         """Kill the primary's processes, measure failover.yml, then start_new_standby.yml."""
         primary, _standbys = self._primary_and_standbys()
@@ -139,6 +148,7 @@ class Bench:
                 self._cluster.settle()
                 operation(run, suffix, {"dirty_megabytes": self._cluster.make_dirty()} if suffix else {})
         self._cluster.settle()
+        self.boot_guard(run)
         self.failover(run)
         self._cluster.settle()
 

@@ -18,6 +18,7 @@ RAW: list[dict[str, Any]] = [
     {"operation": "switchover", "window_seconds": 0.25, "command_seconds": 7.0, "lost_rows": 1},
     {"operation": "failover", "window_seconds": 2.5, "command_to_write_seconds": None, "command_seconds": 4, "lost_rows": 0},
     {"operation": "floor", "window_seconds": 0.2, "lost_rows": 0},
+    {"operation": "boot_guard", "command_seconds": 0.1},
 ]
 
 
@@ -42,7 +43,7 @@ def test_spread_of_nothing_is_refused() -> None:
 
 def test_summarise_groups_by_operation() -> None:
     summary = figures.summarise(RAW)
-    assert list(summary) == ["floor", "switchover", "failover"]
+    assert list(summary) == ["floor", "switchover", "failover", "boot_guard"]
     assert summary["floor"] == {"runs": 3, "window_seconds": {"min": 0.1, "median": 0.2, "max": 0.3}, "lost_rows": 0}
     assert summary["switchover"]["lost_rows"] == 1
     assert summary["failover"]["command_to_write_seconds"] == {"min": 1.5, "median": 1.5, "max": 1.5}
@@ -62,6 +63,7 @@ def test_targets_judge_median_window_and_slowest_command() -> None:
         "switchover, dirty: rows lost": False,
         "switchover.yml, slowest run": False,
         "failover.yml to first write, slowest": True,
+        "boot guard, slowest run": True,
     }
 
 
