@@ -103,7 +103,7 @@ def quick_steps() -> list[Step]:
         Step("ansible-lint", ("ansible-lint", "--profile", "production", "--offline", "--strict")),
         Step("ruff", ("ruff", "check", "--no-cache", "--output-format", "concise", ".")),
         Step("mypy core", ("mypy", "--strict", "-p", CORE)),
-        Step("mypy scripts", ("mypy", "--strict", "scripts")),
+        Step("mypy scripts", ("mypy", "--strict", "scripts", *sorted(str(path) for path in CHECKOUT.glob("roles/*/files/*.py")))),
         Step("yamllint", ("yamllint", "--strict", *yaml)),
         Step("antsibull-docs", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."), COPY),
         Step("changelog", ("antsibull-changelog", "lint")),
