@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
-testinfra_hosts = [f"lxc://{SCENARIO}-pgsql{number}" for number in (1, 2, 3)]
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def platforms() -> list[str]:
+    """The containers that the scenario's molecule.yml names."""
+    with open(os.environ["MOLECULE_FILE"], encoding="utf-8") as stream:
+        return [platform["name"] for platform in yaml.safe_load(stream)["platforms"]]
+
+
+testinfra_hosts = [f"lxc://{os.environ['MOLECULE_SCENARIO_NAME']}-{name}" for name in platforms()]
 
 
 def secrets() -> list[str]:
