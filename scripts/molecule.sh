@@ -11,4 +11,4 @@ export PATH="$PWD/.venv/bin:$PATH"
 export NO_COLOR=1
 export ANSIBLE_COLLECTIONS_PATH="$PWD/collections"
 export PG_OPS_VAULT_PASSWORD="${PG_OPS_VAULT_PASSWORD:-replicate-safely}"
-exec molecule "${2:-test}" -s "$1"
+exec molecule --base-config molecule/shared/base.yml "${2:-test}" -s "$1"

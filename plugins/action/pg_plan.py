@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker, refusal
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover import TAKE_OVER, plan_failover
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import stray_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE, plan_rejoin
@@ -38,6 +39,7 @@ def _place(topology: Topology, host: str) -> Optional[Result]:
         "slots_present": list(found.slots_present),
         "slots_absent": list(found.slots_absent),
         "downstreams": list(found.downstreams),
+        "synchronized": list(found.synchronized),
     }
 
 
@@ -222,7 +224,8 @@ class ActionModule(ActionBase):
         self._say(
             topology.cluster,
             ["Cluster {0}: proven. Primary {1} on timeline {2}, {3} standby(s) streaming.".format(
-                topology.cluster, primary.host if primary else "-", primary.timeline if primary else "-", len(topology.standbys))],
+                topology.cluster, primary.host if primary else "-", primary.timeline if primary else "-", len(topology.standbys)),
+             *("  " + note for note in stray_slot_notes(topology))],
         )
         return {"cluster": topology.cluster, "primary": primary.host if primary else "", "rows": status_rows(topology)}
 

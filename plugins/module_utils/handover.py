@@ -24,6 +24,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import await_primary, read_state, require_promotable
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError, deaf_to_hangups
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    SYNCHRONIZED,
     Peer,
     connect_peer,
     connect_replication,
@@ -183,7 +184,7 @@ def _arm(server: Server, peer: Peer, terms: HandOver) -> dict[str, Optional[str]
     before = server.read_auto_conf()
     _write_phase(server, peer, terms, ARMED)
     point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
-    return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")}
+    return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline", SYNCHRONIZED)}
 
 
 def _take_back(server: Server, before: dict[str, Optional[str]], terms: HandOver) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils import sql, wal
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 
@@ -23,7 +24,7 @@ SETTINGS = (
     "archive_mode", "data_checksums", "hot_standby", "hot_standby_feedback", "listen_addresses", "max_connections",
     "max_locks_per_transaction", "max_prepared_transactions", "max_replication_slots", "max_slot_wal_keep_size", "max_wal_senders",
     "max_worker_processes", "password_encryption", "port", "primary_slot_name", "recovery_min_apply_delay", "shared_buffers",
-    "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level", "wal_log_hints",
+    "sync_replication_slots", "synchronized_standby_slots", "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level", "wal_log_hints",
 )
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
@@ -146,7 +147,13 @@ def observe_files(server: Server) -> dict[str, Any]:
         "data_checksums": control.data_checksums,
         "wal_log_hints": control.wal_log_hints,
         "upstream": _upstream(server.read_auto_conf()),
+        "slots": [{"name": name, "type": "logical"} for name in _logical_slots_of_files(server)],
     }
+
+
+def _logical_slots_of_files(server: Server) -> list[str]:
+    names = [logical_slot_name(path.read_bytes()) for path in sorted(server.data("pg_replslot").glob("*/state"))]
+    return [name for name in names if name]
 
 
 def _setting_values(session: sql.Session) -> dict[str, Any]:

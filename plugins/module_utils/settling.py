@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import STANDBY, Member, node_from_mapping, orphaned_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for, slot_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, is_pointed_at, point_at, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, wait_until_replayed
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Place:
     slots_present: tuple[str, ...]
     slots_absent: tuple[str, ...]
     downstreams: tuple[str, ...]
+    synchronized: tuple[str, ...]
     timeline: int
     mark_lsn: str
     timeout_seconds: float
@@ -44,6 +46,7 @@ class Place:
             slots_present=tuple(params["slots_present"]),
             slots_absent=tuple(params["slots_absent"]),
             downstreams=tuple(params["downstreams"]),
+            synchronized=tuple(params["synchronized_slots"]),
             timeline=params["timeline"],
             mark_lsn=params["mark_lsn"],
             timeout_seconds=params["timeout_seconds"],
@@ -52,17 +55,20 @@ class Place:
 
 @dataclass(frozen=True)
 class PlacePlan:
-    """What has to change, and how it shows in a diff."""
+    """What has to change, and how it shows in a diff. `synchronized` is what synchronized_standby_slots becomes, None for nothing."""
 
     point: bool
     slots: SlotPlan
+    orphans: tuple[str, ...]
+    synchronized: Optional[str]
+    synchronize: bool
     before: dict[str, Any]
     after: dict[str, Any]
 
     @property
     def changed(self) -> bool:
         """Whether anything has to."""
-        return self.point or self.slots.changed
+        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize
 
 
 def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
@@ -71,19 +77,47 @@ def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
     return plan_slots(present, wishes, place.slots_absent, force=True)
 
 
+def _copies_slots(session: sql.Session) -> bool:
+    return bool(session.value("SELECT current_setting('sync_replication_slots', true)") == "on")
+
+
+def _orphans(session: sql.Session, place: Place, present: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the failover slots of a standby that it made as primary."""
+    if place.upstream is None or not _copies_slots(session):
+        return ()
+    observed = {"role": STANDBY, "slots": present, "settings": {"sync_replication_slots": "on"}}
+    return tuple(slot.name for slot in orphaned_slots(node_from_mapping(Member(place.host_name), observed)))
+
+
+def _synchronized(session: sql.Session, place: Place, present: list[dict[str, Any]]) -> Optional[str]:
+    """Return synchronized_standby_slots of a primary whose failover slots are copied: its standbys that are here, or come in this run.
+
+    One that is away would hold up every logical consumer until it is back.
+    """
+    if place.upstream is not None or not _copies_slots(session):
+        return None
+    here = {slot["name"] for slot in present if slot["active"]} | {slot_name_for(host) for host in place.downstreams}
+    return ",".join(sorted(name for name in place.synchronized if name in here)) or None
+
+
 def plan_place(server: Server, place: Place) -> PlacePlan:
     """Return what has to change on this server; raises SqlError when it does not run."""
     with server.connect() as session:
         present = read_slots(session)
+        synchronized = _synchronized(session, place, present)
+        orphans = _orphans(session, place, present)
     plan = _slot_plan(place, present)
+    before_synchronized = server.read_auto_conf().get(SYNCHRONIZED)
     point = place.upstream is not None and not is_pointed_at(
         server, place.upstream, host_name=place.host_name, slot_name=place.slot_name
     )
     names = sorted(slot["name"] for slot in present)
-    after = sorted((set(names) - set(plan.drop)) | {wish.name for wish in plan.create})
+    after = sorted((set(names) - set(plan.drop) - set(orphans)) | {wish.name for wish in plan.create})
     upstream = place.upstream.name if place.upstream else "-"
     return PlacePlan(
-        point, plan, {"slots": names, "upstream": "other" if point else upstream}, {"slots": after, "upstream": upstream}
+        point, plan, orphans, synchronized, before_synchronized != synchronized,
+        {"slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized},
+        {"slots": after, "upstream": upstream, SYNCHRONIZED: synchronized},
     )
 
 
@@ -123,12 +157,16 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
         made = {wish.name for wish in plan.slots.create}
         # Here only what is made, with the lost slots that are made anew; the rest is dropped once nobody uses it.
         apply_slots(session, SlotPlan(plan.slots.create, tuple(name for name in plan.slots.drop if name in made)))
+        # Behind the slots, for the server takes no name that it does not know, and before the waiting: a new primary's consumers read already.
+        if plan.synchronize and server.set_auto_conf({SYNCHRONIZED: plan.synchronized}):
+            server.reload()
         if place.upstream is not None and plan.point:
             point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
             server.reload()
         if place.upstream is not None:
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
+        apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)
         _await_downstreams(session, place, deadline)
     return observe(server)

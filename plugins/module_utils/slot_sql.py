@@ -16,6 +16,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors imp
 QUERY = """
 SELECT slot_name::text AS name, slot_type AS type, coalesce(plugin::text, '') AS plugin, coalesce(database::text, '') AS database, active,
        temporary, coalesce((to_jsonb(s) ->> 'failover')::bool, false) AS failover,
+       coalesce((to_jsonb(s) ->> 'synced')::bool, false) AND pg_is_in_recovery() AS synced,
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', '') AS invalidation_reason,
        coalesce(restart_lsn::text, '') AS restart_lsn, coalesce(wal_status, '') AS wal_status,
        CASE WHEN restart_lsn IS NULL THEN 0
             ELSE greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,

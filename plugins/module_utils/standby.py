@@ -44,6 +44,10 @@ PEER_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# The physical slots whose standbys must have a change before logical consumers get it (17 and newer).
+SYNCHRONIZED = "synchronized_standby_slots"
+
+
 def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> dict[str, Optional[str]]:
     """Return the settings that tie this server to `peer`; the password stays in the passfile."""
     conninfo = format_conninfo(
@@ -57,7 +61,8 @@ def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: 
             "connect_timeout": "5",
         }
     )
-    return {"primary_conninfo": conninfo, "primary_slot_name": slot_name, "recovery_target_timeline": None}
+    # The last is a primary's alone; a node that was one, or a copy of one, has it still.
+    return {"primary_conninfo": conninfo, "primary_slot_name": slot_name, "recovery_target_timeline": None, SYNCHRONIZED: None}
 
 
 def point_at(server: Server, peer: Peer, *, host_name: str, slot_name: str) -> bool:

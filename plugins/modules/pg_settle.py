@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - On a standby, sets its upstream and its slot, reloads, and waits until it streams on the primary's timeline past O(mark_lsn).
   - On every server, makes the slots for those that stream from it and drops those that would keep WAL for nobody.
+  - On a PostgreSQL 17 or newer with C(sync_replication_slots=on), keeps C(synchronized_standby_slots) of a primary in C(postgresql.auto.conf), and
+    drops failover slots that a standby made while it was primary and that would stop the copying of the new primary's.
   - On a server with downstreams, waits until they stream. Observes the server at the end, for the proof.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
@@ -59,6 +61,13 @@ options:
     default: []
   downstreams:
     description: Inventory names of the servers that must stream from this one at the end.
+    type: list
+    elements: str
+    default: []
+  synchronized_slots:
+    description:
+      - Physical slots of this primary whose standbys must have a change before consumers of failover slots get it.
+      - Those that nobody streams from at the time are left out. An empty list takes the setting away.
     type: list
     elements: str
     default: []
@@ -128,6 +137,7 @@ def main() -> None:
         slots_present={"type": "list", "elements": "str", "default": []},
         slots_absent={"type": "list", "elements": "str", "default": []},
         downstreams={"type": "list", "elements": "str", "default": []},
+        synchronized_slots={"type": "list", "elements": "str", "default": []},
         timeline={"type": "int", "default": 0},
         mark_lsn={"type": "str", "default": ""},
         timeout_seconds={"type": "float", "default": 30},

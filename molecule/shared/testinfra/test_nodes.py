@@ -5,14 +5,22 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import pytest
 import yaml
 
-SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
-testinfra_hosts = [f"lxc://{SCENARIO}-pgsql{number}" for number in (1, 2, 3)]
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def platforms() -> list[str]:
+    """The containers that the scenario's molecule.yml names."""
+    with open(os.environ["MOLECULE_FILE"], encoding="utf-8") as stream:
+        return [platform["name"] for platform in yaml.safe_load(stream)["platforms"]]
+
+
+testinfra_hosts = [f"lxc://{os.environ['MOLECULE_SCENARIO_NAME']}-{name}" for name in platforms()]
 
 
 def secrets() -> list[str]:
@@ -66,3 +74,31 @@ def test_pg_hba_admits_replication_from_the_peers_alone(host: Any) -> None:
 def test_no_note_of_a_role_change_is_left(host: Any, directory: str) -> None:
     left = host.check_output(f"ls {directory}.pg_ops").split()
     assert not {"pending.json", "rewind.json", "clone.json", "fenced.json"} & set(left)
+
+
+def sql(host: Any, statement: str) -> str:
+    """What psql prints for a statement on the node."""
+    found: str = host.check_output(f'su postgres -c "psql -XAtc \\"{statement}\\""')
+    return found
+
+
+def test_failover_slots_are_copied_where_wal_level_is_logical(host: Any, directory: str) -> None:
+    wanted = os.environ["PG_OPS_SCENARIO_WAL_LEVEL"] == "logical" and int(directory.split("/")[4]) >= 17
+    assert sql(host, "SELECT coalesce(current_setting('sync_replication_slots', true), 'off')") == ("on" if wanted else "off")
+    if not wanted:
+        return
+    if sql(host, "SELECT pg_is_in_recovery()") == "t":
+        # It has the password, the database and a line of the primary's pg_hba.conf; otherwise it would have ended.
+        deadline = time.monotonic() + 15  # one that ended is started again after 10 s
+        while sql(host, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'slotsync worker'") != "1":
+            assert time.monotonic() < deadline, "nothing copies slots"
+            time.sleep(0.5)
+    else:
+        standbys = sql(host, "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical'")
+        assert sql(host, "SHOW synchronized_standby_slots") == standbys
+
+
+def test_server_is_the_releases_own(host: Any, directory: str) -> None:
+    majors = {"bookworm": "15", "trixie": "17", "forky": "18"}
+    assert directory.split("/")[4] == majors[os.environ["PG_OPS_SCENARIO_RELEASE"]]
+    assert sql(host, "SHOW server_version_num")[:2] == directory.split("/")[4]

@@ -10,6 +10,7 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import (
@@ -191,6 +192,7 @@ def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optio
     for node in topology.nodes:
         if node.state == states.UNREACHABLE and (source is None or node.host != source.host):
             notes.append("{0} could not be observed; it may hold more WAL than {1}".format(node.host, target.host))
+    notes.extend(lost_slot_notes(source, target))
     return tuple(notes)
 
 

@@ -95,6 +95,9 @@ class Slot:
     retained_bytes: int = 0
     plugin: str = ""
     temporary: bool = False
+    failover: bool = False
+    synced: bool = False
+    invalidation_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,17 @@ class Node:
         if self.role == PRIMARY and self.current_lsn:
             return self.current_lsn
         return most_advanced(self.receive_lsn or None, self.replay_lsn or None, self.min_recovery_lsn or None) or ""
+
+
+def orphaned_slots(node: Node) -> tuple[Slot, ...]:
+    """Return the failover slots on a standby that are left from its time as primary.
+
+    The slot sync worker stops at each, because it would have to make one of that name. A standby cannot create a slot with failover, so
+    these are nobody else's; whoever made them meant them to follow the primary.
+    """
+    if node.role != STANDBY or node.settings.get("sync_replication_slots") != "on":
+        return ()
+    return tuple(slot for slot in node.slots if slot.type == "logical" and slot.failover and not slot.synced)
 
 
 def _build(kind: Any, values: Mapping[str, Any]) -> Any:

@@ -15,13 +15,17 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one node belongs; `upstream` is None on the primary. `slots_absent` are the members' slots that it must not keep."""
+    """Where one node belongs; `upstream` is None on the primary. `slots_absent` are the members' slots that it must not keep.
+
+    `synchronized` are, on the primary, the slots of the standbys that may be promoted and stream from it, up or down.
+    """
 
     host: str
     upstream: Optional[Node]
     slots_present: tuple[str, ...]
     slots_absent: tuple[str, ...]
     downstreams: tuple[str, ...]
+    synchronized: tuple[str, ...] = ()
 
 
 def after_change(topology: Topology, source: str, target: str, *, source_returns: bool) -> Topology:
@@ -50,4 +54,6 @@ def placement(topology: Topology, host: str) -> Optional[Placement]:
         if node.host != host and topology.desired_upstream(node, primary).host == host
     )
     upstream = None if here.host == primary.host else topology.desired_upstream(here, primary)
-    return Placement(host, upstream, present, tuple(name for name in ours if name not in present), down)
+    able = {node.member.slot_name for node in topology.nodes if node.member.priority > 0}
+    synchronized = tuple(name for name in present if name in able) if upstream is None else ()
+    return Placement(host, upstream, present, tuple(name for name in ours if name not in present), down, synchronized)

@@ -10,6 +10,7 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes, switchover_slot_blockers
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers, refused_candidates
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import START, plan_stopped
@@ -169,6 +170,7 @@ def switchover_blockers(topology: Topology, source: Node, target: Node, limits: 
     if target.is_running_standby:
         found.extend(_pair_blockers(topology, source, target, limits))
         found.extend(_capacity_blockers(topology, target))
+        found.extend(switchover_slot_blockers(source, target, accept_loss=limits.accept_slot_loss))
     found.extend(_source_blockers(source, limits))
     found.extend(_sibling_blockers(topology, source, target))
     unique = {(blocker.reason, blocker.host, blocker.observed): blocker for blocker in found}
@@ -276,5 +278,5 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
             "a running standby with pg_priority above 0", "Run start_new_standby.yml first.",
         )
         return SwitchoverPlan(HAND_OVER, primary.host, "", (none, *refused_candidates(topology)))
-    notes = _sibling_notes(topology, primary, target)
+    notes = (*_sibling_notes(topology, primary, target), *lost_slot_notes(primary, target))
     return SwitchoverPlan(HAND_OVER, primary.host, target.host, switchover_blockers(topology, primary, target, limits), notes)

@@ -13,7 +13,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import TimelineError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
 
@@ -296,6 +296,14 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
         if node.replay_paused:
             found.append(Blocker("replay_paused", node.host, "replay is paused", "paused", "running", "SELECT pg_wal_replay_resume();"))
     found.extend(_slot_problems(topology, primary))
+    found.extend(
+        Blocker(
+            "slot_orphaned", node.host, "cannot copy the primary's failover slots", "slot {0} of its time as primary".format(slot.name), "no such slot",
+            "Run start_new_standby.yml.",
+        )
+        for node in topology.standbys
+        for slot in orphaned_slots(node)
+    )
     for node in (primary, *topology.standbys):
         for name in stale_slots(topology, node, primary):
             found.append(

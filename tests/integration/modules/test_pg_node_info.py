@@ -186,3 +186,14 @@ def test_info_through_ansible_itself(pair: Pair) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "role: primary" in done.stdout.replace('"', "")
+
+
+def test_info_server_down_names_its_logical_slots(newer_pair: Pair) -> None:
+    node = newer_pair.primary
+    node.append_conf("wal_level = logical")
+    node.stop()
+    node.start()
+    node.sql("SELECT pg_create_logical_replication_slot('shop', 'pgoutput', failover => true)")
+    node.sql("SELECT pg_create_logical_replication_slot('plain', 'pgoutput')")
+    node.crash()
+    assert [(slot["name"], slot["type"]) for slot in info(node)["slots"]] == [("plain", "logical"), ("shop", "logical")]

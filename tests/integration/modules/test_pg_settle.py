@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from real_servers import Answer, Node, Pair, make_standby, start_module, wait_for, wait_replayed
 
 
@@ -97,3 +98,59 @@ def test_settle_lost_slot_is_made_anew(stopped_pair: Pair) -> None:
 def test_settle_server_down_is_one_clear_error(stopped_pair: Pair) -> None:
     answer = settle(stopped_pair.primary)
     assert answer.failed and "Traceback" not in answer.text
+
+
+@pytest.fixture
+def copying(newer_pair: Pair) -> Pair:
+    """A pair whose standby copies failover slots."""
+    for node in (newer_pair.primary, newer_pair.standby):
+        node.append_conf("wal_level = logical\nsync_replication_slots = on\nhot_standby_feedback = on")
+        with (node.data / "pg_hba.conf").open("a", encoding="utf-8") as stream:
+            stream.write("host postgres replicator 127.0.0.1/32 scram-sha-256\n")
+        node.stop()
+    newer_pair.primary.start()
+    newer_pair.standby.start()
+    wait_for(lambda: newer_pair.primary.sql("SELECT active FROM pg_replication_slots WHERE slot_name = %s", newer_pair.standby.slot), "the standby")
+    return newer_pair
+
+
+def waits_for(node: Node) -> str:
+    return str(node.sql("SHOW synchronized_standby_slots"))
+
+
+def test_settle_primary_has_consumers_wait_for_its_standbys(copying: Pair) -> None:
+    primary, standby = copying.primary, copying.standby
+    wanted = {"downstreams": ["beta"], "slots_present": [standby.slot, "away"], "synchronized_slots": [standby.slot, "away"]}
+    # The name of the slot of the host beta is beta where inventory names are used; here the active slot says that it streams.
+    checked = settle(primary, check_mode=True, **wanted)
+    assert checked.changed and waits_for(primary) == ""
+    answer = settle(primary, **wanted)
+    assert answer.changed and answer["diff"] == checked["diff"]
+    wait_for(lambda: waits_for(primary) == standby.slot, "the reload")
+    assert not settle(primary, **wanted).changed
+    standby.stop()
+    assert settle(primary, **{**wanted, "downstreams": []}).changed
+    wait_for(lambda: waits_for(primary) == "", "the standby that is away to be taken off")
+    assert "synchronized_standby_slots" not in (primary.data / "postgresql.auto.conf").read_text(encoding="utf-8")
+
+
+def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_primarys(copying: Pair) -> None:
+    old, new = copying.primary, copying.standby
+    for name, failover in (("goes_along", True), ("somebodys", False)):
+        old.sql("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => %s)", name, failover)
+    assert settle(old, slots_present=[new.slot], synchronized_slots=[new.slot]).changed
+    synced = "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = 'goes_along'"
+    wait_for(lambda: old.sql("SELECT pg_log_standby_snapshot()") and new.sql(synced), "the copy", timeout_seconds=45)
+    assert old.call_towards("pg_switchover", new, candidate_slots=[old.slot]).changed
+    assert "synchronized_standby_slots" not in (old.data / "postgresql.auto.conf").read_text(encoding="utf-8")
+    mark = new.sql("SELECT pg_current_wal_lsn()::text")
+    place = {"timeline": 2, "mark_lsn": mark, "slots_absent": [old.slot, new.slot, copying.spare.slot]}
+    checked = settle(old, new, check_mode=True, **place)
+    assert checked.changed and "goes_along" in old.slots()
+    assert not old.sql(synced)
+    answer = settle(old, new, **place)
+    assert answer.changed and "goes_along" not in answer["diff"]["after"] and "somebodys" in old.slots()
+    # A copy starts where the standby's own catalog begins: its consumer has to have read up to there.
+    read_on = "SELECT pg_log_standby_snapshot(), pg_replication_slot_advance('goes_along', pg_current_wal_lsn())"
+    wait_for(lambda: new.sql(read_on) and old.sql(synced), "the copy of the new primary's", timeout_seconds=45)
+    assert not settle(old, new, **place).changed

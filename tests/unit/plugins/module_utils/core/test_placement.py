@@ -100,3 +100,18 @@ def test_placement_uses_legal_slot_names_for_odd_hosts() -> None:
 )
 def test_placement_without_one_primary_or_of_a_stranger_is_none(topology: Topology, host: str) -> None:
     assert placement(topology, host) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("pg1", ("pg2", "pg3"), id="primary: every direct standby that may be promoted, up or down"),
+        pytest.param("pg2", (), id="standby with a cascaded one"),
+        pytest.param("pg4", (), id="cascaded standby"),
+    ],
+)
+def test_placement_synchronized_are_the_primarys_promotable_standbys(host: str, expected: tuple[str, ...]) -> None:
+    members = {"pg5": {"priority": 0}}
+    topology = down(cluster(("pg1", "pg2", "pg3", "pg4", "pg5"), upstreams={"pg4": "pg2"}, members=members), "pg3")
+    found = placement(topology, host)
+    assert found is not None and found.synchronized == expected

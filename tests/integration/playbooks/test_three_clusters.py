@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Three clusters in one inventory: every playbook works on all of them at once, and trouble in one neither stops nor touches another.
+
+The tests build on each other, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.playbooks.cluster import Cluster, Done, unchanged, wait_for
+
+INVENTORY: dict[str, dict[str, Any]] = {
+    "pgsql1": {"pg_cluster_name": "shop"},
+    "pgsql2": {"pg_cluster_name": "shop"},
+    "pgsql3": {"pg_cluster_name": "bank", "pg_initial_role": "primary"},
+    "pgsql4": {"pg_cluster_name": "bank"},
+    "pgsql5": {"pg_cluster_name": "mill", "pg_initial_role": "primary"},
+    "pgsql6": {"pg_cluster_name": "mill"},
+    "pgsql7": {"pg_cluster_name": "mill", "pg_upstream": "pgsql6"},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(make: Callable[..., Cluster]) -> Cluster:
+    return make(len(INVENTORY))
+
+
+@pytest.fixture(name="shop")
+def first(cluster: Cluster) -> Cluster:
+    return cluster.part("pgsql1", "pgsql2")
+
+
+@pytest.fixture(name="bank")
+def second(cluster: Cluster) -> Cluster:
+    return cluster.part("pgsql3", "pgsql4")
+
+
+@pytest.fixture(name="mill")
+def third(cluster: Cluster) -> Cluster:
+    return cluster.part("pgsql5", "pgsql6", "pgsql7")
+
+
+def streams_from(cluster: Cluster) -> dict[str, str]:
+    """Return, for each standby of the part, the node that it streams from."""
+    names = {node.port: name for name, node in cluster.local.nodes.items()}
+    statement = "SELECT coalesce((SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'), 0)"
+    return {name: names.get(int(cluster.sql(name, statement)), "") for name in cluster.names if name != cluster.primary()}
+
+
+def failed(done: Done) -> set[str]:
+    return {name for name, count in done.failed.items() if count}
+
+
+def test_initial_setup_makes_all_of_them(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    cluster.play("initial_setup", inventory=INVENTORY)
+    shop.assert_replicating("pgsql1")
+    bank.assert_replicating("pgsql3")
+    assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
+    text = cluster.play("status", inventory=INVENTORY).text
+    assert all(f"Cluster {name}: healthy" in text for name in ("shop", "bank", "mill"))
+
+
+def test_switchover_hands_over_in_all_of_them(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    done = cluster.play("switchover", inventory=INVENTORY)
+    shop.assert_replicating("pgsql2")
+    bank.assert_replicating("pgsql4")
+    mill.assert_replicating("pgsql6")
+    assert [done.output.count(f"Cluster {name}: proven.") for name in ("shop", "bank", "mill")] == [1, 1, 1]
+
+
+def test_failover_of_one_whose_primary_is_dead_leaves_the_others_alone(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    cluster.crash("pgsql4")
+    with unchanged(shop), unchanged(mill):
+        done = cluster.run("failover", inventory=INVENTORY)
+    assert done.returncode == 2
+    assert failed(done) == {*shop.names, *mill.names}
+    assert "pgsql2: is primary and answers" in done.text and "pgsql6: is primary and answers" in done.text
+    assert bank.part("pgsql3").primary() == "pgsql3" and bank.timeline("pgsql3") == 3
+    assert "Cluster bank: proven. Primary pgsql3 on timeline 3" in done.text
+
+
+def test_cluster_without_a_primary_does_not_keep_others_from_repair(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    """The bank's old primary comes back, the mill has a standby started, the shop cannot be helped by start_new_standby."""
+    cluster.crash("pgsql2")
+    cluster.pg_ctl("pgsql7", "stop", "-m", "fast")
+    with unchanged(shop.part("pgsql1")):
+        done = cluster.run("start_new_standby", inventory=INVENTORY)
+    assert done.returncode == 2
+    assert failed(done) == set(shop.names)
+    assert "shop: no node accepts writes" in done.text
+    bank.assert_replicating("pgsql3")
+    mill.assert_replicating("pgsql6")
+
+
+def test_standby_that_cannot_be_repaired_stops_its_own_cluster_only(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    with unchanged(bank), unchanged(mill):
+        done = cluster.run("failover", inventory=INVENTORY)
+    assert failed(done) == {*bank.names, *mill.names}
+    assert shop.part("pgsql1").primary() == "pgsql1"
+    damaged = cluster.data("pgsql2") / "global" / "pg_control"
+    good = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    cluster.pg_ctl("pgsql4", "stop", "-m", "fast")
+    done = cluster.run("start_new_standby", inventory=INVENTORY)
+    assert done.returncode == 2
+    assert failed(done) <= set(shop.names) and "pgsql2" in failed(done)
+    bank.assert_replicating("pgsql3")
+    assert shop.part("pgsql1").primary() == "pgsql1"
+    damaged.write_bytes(good)
+
+
+def test_start_new_standby_makes_all_of_them_whole(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    cluster.play("start_new_standby", inventory=INVENTORY)
+    shop.assert_replicating("pgsql1")
+    bank.assert_replicating("pgsql3")
+    mill.assert_replicating("pgsql6")
+    cluster.play("switchover", "-e", "pg_switchover_to=pgsql5", "--limit", "pgsql5,pgsql6,pgsql7", inventory=INVENTORY)
+    wait_for(lambda: streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}, "the cascade")
+    text = cluster.play("status", inventory=INVENTORY).text
+    assert all(f"Cluster {name}: healthy" in text for name in ("shop", "bank", "mill"))
