@@ -191,7 +191,8 @@ def render_json(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=True, separators=(", ", ": "))
 
 
-def _headline(document: dict[str, Any]) -> str:
+def headline(document: dict[str, Any]) -> str:
+    """Return how the cluster of a document is, in a few words."""
     count = len(document["problems"])
     if document["severity"] == HEALTHY:
         return HEALTHY
@@ -210,7 +211,7 @@ def _problem_line(problem: dict[str, str]) -> str:
 
 def render_document(document: dict[str, Any]) -> str:
     """Return the document of one cluster as text: its problems first, each ending with the command that repairs it, then one table."""
-    lines = ["Cluster {0}: {1}".format(document["cluster"], _headline(document))]
+    lines = ["Cluster {0}: {1}".format(document["cluster"], headline(document))]
     lines.extend(_problem_line(problem) for problem in document["problems"])
     lines.append(render_table([name.upper() for name in COLUMNS], [_cells(row) for row in document["rows"]]))
     return "\n".join(lines)
