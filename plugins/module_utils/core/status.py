@@ -39,7 +39,7 @@ _COMMANDS = {
     "replay_paused": "psql -p {port} -c 'SELECT pg_wal_replay_resume()'",
 }
 # Said before the command where the problem's own hint is not what leads to it.
-_ADVICE = {"replay_paused": "There, as the superuser."}
+_ADVICE = {"replay_paused": "On that host, as the database superuser."}
 # A hint that says no more than the command does.
 _ONLY_PLAYBOOKS = re.compile(r"Run \w+\.yml( first, then \w+\.yml|, or \w+\.yml when the cluster was never set up)?\.")
 
@@ -197,7 +197,7 @@ def headline(document: dict[str, Any]) -> str:
     if document["severity"] == HEALTHY:
         return HEALTHY
     primaries = len(document["primaries"])
-    what = DEGRADED if primaries == 1 else "{0} primaries".format(primaries or "no")
+    what = {0: "no primary", 1: DEGRADED}.get(primaries, "{0} primaries".format(primaries))
     return "{0}, {1} problem{2}".format(what, count, "" if count == 1 else "s")
 
 

@@ -24,8 +24,8 @@ NAME_COLUMNS = 22
 
 # What a node looks like.
 LEADS = "leads"  # the one primary
-FOLLOWS = "follows"  # a standby without a problem
-TROUBLED = "troubled"  # up, and something is wrong with it
+FOLLOWS = "follows"  # a standby that streams and has no problem
+TROUBLED = "troubled"  # up, and something is wrong with it or it does not stream
 RIVAL = "rival"  # one of several primaries
 DOWN = "down"  # does not run, or could not be seen
 
@@ -93,6 +93,14 @@ def shortened(text: str, columns: int = NAME_COLUMNS) -> str:
     return head + "\u2026" + tail
 
 
+def labels_of(hosts: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each host: without the domain where all have the same, and no longer than a box is wide."""
+    domains = {host.partition(".")[2] for host in hosts}
+    same = len(hosts) > 1 and len(domains) == 1 and len({host.partition(".")[0] for host in hosts}) == len(set(hosts))
+    address = all(host.replace(".", "").isdigit() for host in hosts)
+    return {host: shortened(host.partition(".")[0] if same and not address else host) for host in hosts}
+
+
 def tree_of(topology: Topology) -> dict[str, Optional[str]]:
     """Return the upstream of each host, None for those that stand on top or alone; primaries have none, and circles are cut."""
     above: dict[str, Optional[str]] = {}
@@ -156,16 +164,15 @@ def _kind(topology: Topology, node: Node, troubled: set[str]) -> str:
         return LEADS if topology.primary is not None and node.host not in troubled else RIVAL if topology.primary is None else TROUBLED
     if not node.is_running_standby:
         return DOWN
-    return TROUBLED if node.host in troubled else FOLLOWS
+    return FOLLOWS if node.is_streaming and node.host not in troubled else TROUBLED
 
 
-def _box(topology: Topology, node: Node, row: Mapping[str, Any], at: tuple[int, int], troubled: set[str]) -> Box:
-    kind = _kind(topology, node, troubled)
+def _box(node: Node, label: str, row: Mapping[str, Any], *, at: tuple[int, int], kind: str) -> Box:
     mark = {RIVAL: "! ", TROUBLED: "! ", DOWN: "\u2715 "}.get(kind, "")
     role = node.state if node.state == UNREACHABLE else "{0} \u00b7 {1}".format(row["role"], row["state"])
     where = "timeline {0} \u00b7 {1}".format(row["timeline"], row["lsn"]) if row["timeline"] and row["lsn"] else "nothing known"
     x = MARGIN + at[0] * (BOX_WIDTH + GAP) // 2
-    return Box(node.host, shortened(node.host), x, MARGIN + at[1] * (BOX_HEIGHT + DROP), kind, (mark + role, where))
+    return Box(node.host, label, x, MARGIN + at[1] * (BOX_HEIGHT + DROP), kind, (mark + role, where))
 
 
 def _lag_lines(row: Mapping[str, Any], *, flows: bool) -> tuple[str, ...]:
@@ -203,13 +210,18 @@ def picture(topology: Topology) -> Picture:
     places = _place(topology, above)
     rows = {str(row["node"]): row for row in status_rows(topology)}
     troubled = {problem.host for problem in problems(topology)}
-    boxes = {node.host: _box(topology, node, rows[node.host], places[node.host], troubled) for node in topology.nodes}
+    labels = labels_of([node.host for node in topology.nodes])
+    boxes = {
+        node.host: _box(node, labels[node.host], rows[node.host], at=places[node.host], kind=_kind(topology, node, troubled))
+        for node in topology.nodes
+    }
     arrows = []
     for node in topology.nodes:
         source = boxes.get(above[node.host] or "")
         if source is not None:
             flows = node.is_running_standby and node.is_streaming and source.kind != DOWN
             arrows.append(_arrow(source, boxes[node.host], rows[node.host], flows=flows))
+    arrows.sort(key=lambda arrow: arrow.flows)  # what flows is drawn over what does not where both share a line
     ordered = sorted(boxes.values(), key=lambda box: (box.y, box.x))
     right = max((box.x + BOX_WIDTH for box in ordered), default=0)
     bottom = max((box.y + BOX_HEIGHT for box in ordered), default=0)
