@@ -53,7 +53,7 @@ def write_whole(path: str, content: str) -> None:
     path = os.path.realpath(path)
     descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".new", dir=os.path.dirname(path))
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(content)
             os.fchmod(file.fileno(), MODE)
         os.replace(draft, path)
