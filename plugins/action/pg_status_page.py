@@ -53,5 +53,6 @@ class ActionModule(ActionBase):
             try:
                 write_whole(path, page)
             except OSError as error:
-                raise AnsibleActionFail("Cannot write {0}: {1}. Name another file in pg_status_html.".format(path, error.strerror)) from error
+                message = "Cannot write {0}: {1}. Name another file in pg_status_html.".format(path, error.strerror)
+                raise AnsibleActionFail(message) from None  # Ansible would append the cause, which says the same
         return {**result, "changed": True, "path": path}

@@ -25,7 +25,14 @@ INVENTORY: dict[str, dict[str, Any]] = {
     "pgsql2": {"pg_cluster_name": "shop"},
     "pgsql3": {"pg_cluster_name": "bank", "pg_initial_role": "primary"},
 }
-STAND_ALONE = "- import_playbook: {0}\n"
+IMPORTING = "- import_playbook: pg_ops.replication.status\n"
+OF_ONES_OWN = """
+- hosts: pg_nodes
+  gather_facts: false
+  become: true
+  roles:
+    - role: pg_ops.replication.status
+"""
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +120,7 @@ def test_stopped_standby_ends_with_2_in_every_form(cluster: Cluster, tmp_path: P
     assert line.startswith("  ! pgsql2: the server does not run") and line.endswith("Type: ansible-playbook start_new_standby.yml")
     assert re.search(r"^pgsql2 +standby +stopped .* pgsql1 +off \d\S*", done.output, re.MULTILINE), done.output
     assert "Cluster bank: healthy" in done.output
+    assert done.output.count("\nchanged: ") == 1  # one host writes for all
     page = page_at(tmp_path / "page.html")
     assert badges(page) == [("Cluster shop", "! degraded, 1 problem"), ("Cluster bank", "\u2713 healthy")]
     assert [each.get("class") for each in page.findall(".//svg/g")] == ["broken", "leads", "down", "leads"]
@@ -139,7 +147,7 @@ def test_page_that_cannot_be_written_fails_after_the_table(cluster: Cluster, tmp
     done = status(cluster, "-e", f"pg_status_html={tmp_path}/missing/page.html", "-e", "pg_status_fail=false")
     assert done.returncode == 2
     assert "Cluster shop: degraded" in done.output and "Cluster bank: healthy" in done.output
-    assert "No such file or directory. Name another file in pg_status_html." in done.text
+    assert "No such file or directory. Name another file in pg_status_html" in done.text
 
 
 def test_cluster_whose_variables_are_wrong_is_on_the_page_and_does_not_hide_the_other(cluster: Cluster, tmp_path: Path) -> None:
@@ -153,29 +161,32 @@ def test_cluster_whose_variables_are_wrong_is_on_the_page_and_does_not_hide_the_
 # -- no single primary -------------------------------------------------------------------------------------------------------------------
 
 
-def test_stopped_primary_ends_with_3_unless_status_must_not_fail(cluster: Cluster) -> None:
+def test_stopped_primary_ends_with_3_unless_status_must_not_fail(cluster: Cluster, tmp_path: Path) -> None:
     cluster.pg_ctl("pgsql2", "start")
     cluster.pg_ctl("pgsql1", "stop", "-m", "fast")
-    done = status(cluster)
+    done = status(cluster, "-e", f"pg_status_html={tmp_path}/missing/page.html")
     assert done.returncode == 3
-    assert "PLAY RECAP" in done.output
+    assert "PLAY RECAP" in done.output and "Name another file in pg_status_html" in done.text
     assert re.search(r"^  ! shop: no node accepts writes .* Type: ansible-playbook failover.yml$", done.output, re.MULTILINE), done.output
-    assert status(cluster, "-e", "pg_status_fail=false").returncode == 0
+    assert status(cluster, "-e", "pg_status_fail=false", "-e", f"pg_status_html={tmp_path}/page.html").returncode == 0
+    assert badges(page_at(tmp_path / "page.html"))[0] == ("Cluster shop", "\u2715 no primary, 2 problems")
 
 
 def test_another_playbook_beside_it_keeps_ansibles_exit_status(cluster: Cluster) -> None:
     assert cluster.run("verify", inventory=INVENTORY).returncode == 2
 
 
-def test_status_by_its_full_name_ends_with_3_and_imported_from_elsewhere_with_2(cluster: Cluster, tmp_path: Path) -> None:
+def test_status_by_its_full_name_and_imported_ends_with_3_and_the_role_alone_with_2(cluster: Cluster, tmp_path: Path) -> None:
     environment = install_collection(cluster, tmp_path)
     assert other_ways(cluster, "pg_ops.replication.status", cwd=tmp_path, environment=environment) == 3
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "site.yml").write_text(STAND_ALONE.format("pg_ops.replication.status"), encoding="utf-8")
-    assert other_ways(cluster, "site.yml", cwd=mine, environment=environment) == 2
+    (mine / "importing.yml").write_text(IMPORTING, encoding="utf-8")
+    (mine / "role.yml").write_text(OF_ONES_OWN, encoding="utf-8")
+    assert other_ways(cluster, "importing.yml", cwd=mine, environment=environment) == 3
+    assert other_ways(cluster, "role.yml", cwd=mine, environment=environment) == 2
     callbacks = tmp_path / "installed/ansible_collections/pg_ops/replication/playbooks/callback_plugins"
-    assert other_ways(cluster, "site.yml", cwd=mine, environment={**environment, "ANSIBLE_CALLBACK_PLUGINS": str(callbacks)}) == 3
+    assert other_ways(cluster, "role.yml", cwd=mine, environment={**environment, "ANSIBLE_CALLBACK_PLUGINS": str(callbacks)}) == 3
 
 
 def test_two_primaries_end_with_3_and_are_both_on_top(cluster: Cluster, tmp_path: Path) -> None:
