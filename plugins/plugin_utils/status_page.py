@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
     DEGRADED,
@@ -30,14 +31,14 @@ MODE = 0o644
 
 def render_page(template: str, topologies: Sequence[Topology], *, observed_at: str) -> str:
     """Return the page of all clusters, the worst first; every value is escaped, whatever a host or cluster is called."""
-    clusters = []
+    clusters: list[dict[str, Any]] = []
     for topology in topologies:
         document = status_document(topology, observed_at=observed_at)
         clusters.append({"document": document, "headline": headline(document), "picture": picture(topology)})
     clusters.sort(key=lambda each: -int(EXIT_STATUSES[each["document"]["severity"]]))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["bytes"] = lambda count: "{0} B".format(count) if count < 1024 else format_bytes(count) + "B"
-    return environment.from_string(template).render(
+    page: str = environment.from_string(template).render(
         clusters=clusters,
         severity=worst(each["document"]["severity"] for each in clusters),
         observed_at=observed_at,
@@ -46,6 +47,7 @@ def render_page(template: str, topologies: Sequence[Topology], *, observed_at: s
         box_width=BOX_WIDTH,
         box_height=BOX_HEIGHT,
     )
+    return page
 
 
 def write_whole(path: str, content: str) -> None:

@@ -14,7 +14,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.status_page import render_page, write_whole
-from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import cluster, change, down
+from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import change, cluster, down
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 TEMPLATE = (CHECKOUT / "roles/status/templates/status.html.j2").read_text(encoding="utf-8")

@@ -71,8 +71,8 @@ def test_picture_shows_every_node_once_inside_and_apart_from_the_others(topology
     made = picture(topology)
     assert sorted(box.host for box in made.boxes) == sorted(node.host for node in topology.nodes)
     for box in made.boxes:
-        assert 0 <= box.x and box.x + BOX_WIDTH <= made.width
-        assert 0 <= box.y and box.y + BOX_HEIGHT <= made.height
+        assert box.x >= 0 and box.x + BOX_WIDTH <= made.width
+        assert box.y >= 0 and box.y + BOX_HEIGHT <= made.height
     for one in made.boxes:
         for other in made.boxes:
             assert one is other or one.y != other.y or abs(one.x - other.x) >= BOX_WIDTH + 20
@@ -139,7 +139,9 @@ def test_picture_marks_nodes_by_more_than_colour(topology: Topology, kinds: dict
             id="behind",
         ),
         pytest.param(change(cluster(PAIR), "pg2", replay_lsn=""), True, ("lag unknown", "async"), id="lag unknown"),
-        pytest.param(change(cluster(PAIR), "pg2", receiver=Receiver(), replay_lsn="0/8FFFFFF"), False, ("\u2715 broken", "1 B \u00b7 0.0s"), id="not streaming"),
+        pytest.param(
+            change(cluster(PAIR), "pg2", receiver=Receiver(), replay_lsn="0/8FFFFFF"), False, ("\u2715 broken", "1 B \u00b7 0.0s"), id="not streaming"
+        ),
         pytest.param(down(cluster(PAIR), "pg2"), False, ("\u2715 broken",), id="standby down"),
         pytest.param(down(cluster(PAIR), "pg1"), False, ("\u2715 broken",), id="primary down"),
     ],
