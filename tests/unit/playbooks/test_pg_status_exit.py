@@ -63,4 +63,4 @@ def test_callback_forgets_an_earlier_playbook_of_the_same_command(loaded: Module
 
 
 def test_callback_and_core_agree_on_the_number(loaded: ModuleType) -> None:
-    assert loaded.NO_SINGLE_PRIMARY == EXIT_STATUSES[NO_SINGLE_PRIMARY]
+    assert EXIT_STATUSES[NO_SINGLE_PRIMARY] == loaded.NO_SINGLE_PRIMARY
