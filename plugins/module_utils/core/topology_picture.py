@@ -21,6 +21,8 @@ GAP = 28
 DROP = 84
 MARGIN = 12
 NAME_COLUMNS = 22
+# More standbys than this below one node stand in two staggered rows; the arrows of the lower row run between the boxes of the upper one.
+WIDEST_ROW = 5
 
 # What a node looks like.
 LEADS = "leads"  # the one primary
@@ -138,14 +140,20 @@ def _place(topology: Topology, above: Mapping[str, Optional[str]]) -> dict[str, 
     A node that follows nobody and is no primary stands one level below the primaries where there are any.
     """
     places: dict[str, tuple[int, int]] = {}
+    leading = {host for host in above.values() if host is not None}
     has_top = any(node.role == PRIMARY for node in topology.nodes)
     free = 0
 
     def put(host: str, level: int) -> int:
         nonlocal free
         below = [node.host for node in topology.nodes if above[node.host] == host]
-        if below:
+        if len(below) > WIDEST_ROW and not leading.intersection(below):
+            middles = [free + number for number in range(len(below))]
+            places.update((other, (middle, level + 1 + number % 2)) for number, (other, middle) in enumerate(zip(below, middles)))
+            free = middles[-1] + 2
+        else:
             middles = [put(other, level + 1) for other in below]
+        if middles:
             column = (middles[0] + middles[-1]) // 2
         else:
             column = free
@@ -193,7 +201,7 @@ def _arrow(source: Box, target: Box, row: Mapping[str, Any], *, flows: bool) -> 
     head = "M{0} {1}l-6 -11h12z".format(target.middle, end)
     lines = tuple(line for line in _lag_lines(row, flows=flows) if line)
     meaning = "{0} {1} {2}: {3}".format(target.host, "streams from" if flows else "does not stream from", source.host, ", ".join(lines))
-    return Arrow(source.host, target.host, flows, path, head, target.middle + 9, bend + 22, lines, meaning)
+    return Arrow(source.host, target.host, flows, path, head, target.middle + 9, target.y - DROP + DROP // 4 + 22, lines, meaning)
 
 
 def _described(topology: Topology, boxes: Sequence[Box], arrows: Sequence[Arrow]) -> str:

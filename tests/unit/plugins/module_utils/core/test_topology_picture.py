@@ -89,6 +89,8 @@ def test_picture_has_upstreams_above_what_follows_them(topology: Topology) -> No
         assert numbers[3] == target.middle
         assert arrow.head.startswith("M{0} {1}l".format(target.middle, target.y - 2))
         assert source.y + BOX_HEIGHT < arrow.label_y and arrow.label_y + 15 * (len(arrow.lines) - 1) < target.y - 8
+        for box in made.boxes:  # the arrow runs through no other box
+            assert box in (source, target) or not source.y < box.y < target.y or abs(box.middle - target.middle) > BOX_WIDTH // 2
     assert len({arrow.target for arrow in made.arrows}) == len(made.arrows)
 
 
@@ -106,6 +108,13 @@ def test_picture_of_a_cascade_has_three_levels() -> None:
     assert {(arrow.source, arrow.target) for arrow in made.arrows} == {("pg1", "pg2"), ("pg1", "pg5"), ("pg2", "pg3"), ("pg2", "pg4")}
     assert all(arrow.flows for arrow in made.arrows)
     assert 2 * box_of(made, "pg2").x == box_of(made, "pg3").x + box_of(made, "pg4").x
+
+
+@pytest.mark.parametrize(("count", "width"), [(3, 3), (6, 5), (7, 4), (9, 5)])
+def test_many_standbys_of_one_node_stand_in_two_rows(count: int, width: int) -> None:
+    made = picture(cluster(NINE[:count]))
+    assert len({box.y for box in made.boxes}) == (3 if count > 6 else 2)
+    assert made.width <= width * (BOX_WIDTH + 28)
 
 
 @pytest.mark.parametrize(
