@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleActionFail
@@ -20,7 +21,14 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE, plan_rejoin
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import inventory_blockers, plan_setup
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import render_status, status_rows
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
+    HEALTHY,
+    render_document,
+    render_json,
+    render_status,
+    status_document,
+    status_rows,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import cluster_members, observed_topology
@@ -84,6 +92,7 @@ class ActionModule(ActionBase):
                 "limits": {"type": "dict", "default": {}},
                 "expect_all": {"type": "bool", "default": True},
                 "close_note": {"type": "str", "default": ""},
+                "format": {"type": "str", "default": "table", "choices": ["json", "table"]},
             }
         )
         self._host = str(task_vars["inventory_hostname"])
@@ -241,6 +250,8 @@ class ActionModule(ActionBase):
 
     def _status(self) -> Result:
         topology = self._topology()
-        self._say(topology.cluster, [render_status(topology)])
-        found = [problem.as_result() for problem in problems(topology)]
-        return {"cluster": topology.cluster, "healthy": not found, "problems": found, "rows": status_rows(topology)}
+        document = status_document(topology, observed_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        render = render_json if self._options["format"] == "json" else render_document
+        self._say(topology.cluster, [render(document)])
+        # cluster_exit_status is what the callback plugin of the playbooks looks for.
+        return {**document, "healthy": document["severity"] == HEALTHY, "cluster_exit_status": document["exit_status"]}

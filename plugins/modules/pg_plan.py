@@ -54,6 +54,11 @@ options:
         proof holds. Empty means that it stays.
     type: str
     default: ""
+  format:
+    description: With O(operation=status), how the cluster is printed; V(json) is one line.
+    type: str
+    choices: [json, table]
+    default: table
 """
 
 EXAMPLES = r"""
@@ -91,4 +96,17 @@ rows:
   returned: for status and prove
   type: list
   elements: dict
+severity:
+  description: V(healthy), V(degraded), or V(no_single_primary) when two nodes or more accept writes, or none.
+  returned: for status
+  type: str
+problems:
+  description: What is wrong with the cluster, as in RV(blockers), each also with C(problem), C(advice) and the C(command) that repairs it.
+  returned: for status
+  type: list
+  elements: dict
+cluster_exit_status:
+  description: How a run of C(status.yml) ends because of this cluster, V(0), V(2) or V(3).
+  returned: for status
+  type: int
 """

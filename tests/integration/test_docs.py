@@ -72,7 +72,9 @@ def without_assignments(words: tuple[str, ...]) -> tuple[str, ...]:
 def playbook_commands(document: str) -> Iterator[tuple[str, ...]]:
     for words in map(without_assignments, commands(document)):
         if words and Path(words[0]).name == "ansible-playbook":
-            yield words
+            # Where its output goes is the shell's.
+            ends = [index for index, word in enumerate(words) if word in ("|", ">")]
+            yield words[: min(ends, default=len(words))]
 
 
 def arguments_of(words: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:

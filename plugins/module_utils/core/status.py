@@ -1,18 +1,47 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The state of a cluster as rows for people."""
+"""The state of a cluster for people and programs: how bad it is, what repairs it, one row a node."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Node, Sender, Slot
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, PRIMARY, Node, Sender, Slot
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
 
 COLUMNS = ("node", "role", "state", "tli", "lsn", "lag", "from", "slot", "sync")
+
+HEALTHY = "healthy"
+DEGRADED = "degraded"  # one node accepts writes, something else is wrong
+NO_SINGLE_PRIMARY = "no_single_primary"  # two nodes or more accept writes, or none that could be seen
+# How a run of status.yml ends, the worst cluster deciding. 1 and 4 are Ansible's own.
+EXIT_STATUSES = {HEALTHY: 0, DEGRADED: 2, NO_SINGLE_PRIMARY: 3}
+
+# The number of the JSON document's shape. Keys may be added under the same number; none is removed or changes its meaning.
+SCHEMA = 1
+
+_START_NEW_STANDBY = "ansible-playbook start_new_standby.yml"
+# What repairs a problem, by its reason. Fields: {host} and {port} of the node that the problem is about.
+_COMMANDS = {
+    "two_primaries": _START_NEW_STANDBY,
+    "stale_primary": _START_NEW_STANDBY,
+    "unreachable": "ansible {host} -m ansible.builtin.ping",
+    "no_data": "ansible-playbook initial_setup.yml",
+    "cannot_be_asked": "ansible-playbook status.yml",
+    "foreign_system": "ansible-inventory --host {host}",
+    "replay_paused": "psql -p {port} -c 'SELECT pg_wal_replay_resume()'",
+}
+# Said before the command where the problem's own hint is not what leads to it.
+_ADVICE = {"replay_paused": "On that host, as the database superuser."}
+# A hint that says no more than the command does.
+_ONLY_PLAYBOOKS = re.compile(r"Run \w+\.yml( first, then \w+\.yml|, or \w+\.yml when the cluster was never set up)?\.")
 
 
 def format_bytes(count: Optional[int]) -> str:
@@ -27,6 +56,11 @@ def format_bytes(count: Optional[int]) -> str:
     if not unit:
         return str(count)
     return "{0:.1f}{1}".format(size, unit) if size < 10 else "{0:.0f}{1}".format(size, unit)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time in seconds, with a tenth below ten: 0.0s, 9.9s, 120s."""
+    return "{0:.{1}f}s".format(seconds, 1 if seconds < 9.95 else 0)
 
 
 def _sender_of(topology: Topology, node: Node) -> tuple[Optional[Node], Optional[Sender], Optional[Slot]]:
@@ -81,10 +115,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     lag = "-"
     if row["lag_bytes"] is not None:
         seconds = row["lag_seconds"]
-        lag = format_bytes(row["lag_bytes"]) + ("" if seconds is None else " {0:.{1}f}s".format(seconds, 1 if seconds < 10 else 0))
+        lag = format_bytes(row["lag_bytes"]) + ("" if seconds is None else " " + format_seconds(seconds))
     slot = "-"
     if row["slot_active"] is not None:
-        slot = format_bytes(row["slot_retained_bytes"]) + ("" if row["slot_active"] else " off")
+        slot = ("on " if row["slot_active"] else "off ") + format_bytes(row["slot_retained_bytes"])
     return (
         row["node"], row["role"], row["state"], str(row["timeline"] or "-"), row["lsn"] or "-", lag, row["upstream"] or "-", slot,
         row["sync_state"] or "-",
@@ -100,11 +134,89 @@ def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def render_status(topology: Topology) -> str:
-    """Return the cluster as text: its problems first, each with the command that repairs it, then one table."""
+def severity(topology: Topology, found: Sequence[Blocker]) -> str:
+    """Return HEALTHY, DEGRADED or NO_SINGLE_PRIMARY for a cluster and its problems."""
+    if topology.primary is None:
+        return NO_SINGLE_PRIMARY
+    return DEGRADED if found else HEALTHY
+
+
+def worst(severities: Iterable[str]) -> str:
+    """Return the worst of several clusters' severities; HEALTHY for none."""
+    return max(severities, key=lambda each: EXIT_STATUSES[each], default=HEALTHY)
+
+
+def repair_command(topology: Topology, problem: Blocker) -> str:
+    """Return what to type against a problem: in the directory playbooks, or on the host itself where the advice says so."""
+    if problem.reason == "no_primary":
+        never = all(node.state == ABSENT for node in topology.nodes)
+        return "ansible-playbook " + ("initial_setup.yml" if never else "failover.yml")
+    if problem.reason == "not_running" and not topology.primaries:
+        return "ansible-playbook failover.yml && " + _START_NEW_STANDBY
+    node = topology.node(problem.host)
+    return _COMMANDS.get(problem.reason, _START_NEW_STANDBY).format(host=shlex.quote(problem.host), port=node.member.port if node else "")
+
+
+def repair_advice(problem: Blocker) -> str:
+    """Return what must be known before the command is typed; empty where the command says it all."""
+    advice = _ADVICE.get(problem.reason, problem.hint)
+    return "" if _ONLY_PLAYBOOKS.fullmatch(advice) else advice
+
+
+def problem_entries(topology: Topology, found: Sequence[Blocker]) -> list[dict[str, str]]:
+    """Return the problems as plain data: each blocker with the command that repairs it, and what to know before."""
+    return [
+        {**each.as_result(), "problem": each.problem, "advice": repair_advice(each), "command": repair_command(topology, each)} for each in found
+    ]
+
+
+def status_document(topology: Topology, *, observed_at: str) -> dict[str, Any]:
+    """Return the cluster's state as the document that pg_status_format=json prints; plain data only, keys as README of the role has them."""
     found = problems(topology)
-    head = "Cluster {0}: {1}".format(topology.cluster, "healthy" if not found else "{0} problem(s)".format(len(found)))
-    lines = [head]
-    lines.extend("  ! " + problem.message for problem in found)
-    lines.append(render_table([name.upper() for name in COLUMNS], [_cells(row) for row in status_rows(topology)]))
+    level = severity(topology, found)
+    return {
+        "schema": SCHEMA,
+        "cluster": topology.cluster,
+        "observed_at": observed_at,
+        "severity": level,
+        "exit_status": EXIT_STATUSES[level],
+        "primaries": [node.host for node in topology.primaries],
+        "problems": problem_entries(topology, found),
+        "rows": status_rows(topology),
+    }
+
+
+def render_json(document: dict[str, Any]) -> str:
+    """Return a document as one line, which begins with a brace and so can be told from Ansible's own lines."""
+    return json.dumps(document, ensure_ascii=True, separators=(", ", ": "))
+
+
+def headline(document: dict[str, Any]) -> str:
+    """Return how the cluster of a document is, in a few words."""
+    count = len(document["problems"])
+    if document["severity"] == HEALTHY:
+        return HEALTHY
+    primaries = len(document["primaries"])
+    what = {0: "no primary", 1: DEGRADED}.get(primaries, "{0} primaries".format(primaries))
+    return "{0}, {1} problem{2}".format(what, count, "" if count == 1 else "s")
+
+
+def _problem_line(problem: dict[str, str]) -> str:
+    facts = ""
+    if problem["observed"] or problem["required"]:
+        facts = " (observed: {0}; required: {1})".format(problem["observed"] or "-", problem["required"] or "-")
+    advice = problem["advice"] + " " if problem["advice"] else ""
+    return "  ! {0}: {1}{2}. {3}Type: {4}".format(problem["host"], problem["problem"], facts, advice, problem["command"])
+
+
+def render_document(document: dict[str, Any]) -> str:
+    """Return the document of one cluster as text: its problems first, each ending with the command that repairs it, then one table."""
+    lines = ["Cluster {0}: {1}".format(document["cluster"], headline(document))]
+    lines.extend(_problem_line(problem) for problem in document["problems"])
+    lines.append(render_table([name.upper() for name in COLUMNS], [_cells(row) for row in document["rows"]]))
     return "\n".join(lines)
+
+
+def render_status(topology: Topology) -> str:
+    """Return the cluster as text, as people see it."""
+    return render_document(status_document(topology, observed_at=""))

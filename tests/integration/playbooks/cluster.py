@@ -326,6 +326,20 @@ def writing(cluster: Cluster) -> Iterator[None]:
             client.wait()
 
 
+def install_collection(cluster: Cluster, directory: Path) -> dict[str, str]:
+    """Build and install the collection as a user would, away from the checkout and its ansible.cfg; return the environment that finds it."""
+    galaxy = str(VENV_BIN / "ansible-galaxy")
+    environment = {**cluster.environ(), "ANSIBLE_COLLECTIONS_PATH": str(directory / "installed"), "HOME": str(directory)}
+    build = [galaxy, "collection", "build", "--output-path", str(directory), str(CHECKOUT)]
+    built = subprocess.run(build, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    [artifact] = directory.glob("pg_ops-replication-*.tar.gz")
+    install = [galaxy, "collection", "install", str(artifact), "-p", str(directory / "installed"), "--offline", "--no-deps"]
+    installed = subprocess.run(install, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    return environment
+
+
 def local_children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]

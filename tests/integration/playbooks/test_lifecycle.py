@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, VENV_BIN, Cluster, Done, unchanged
+from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, Cluster, Done, install_collection, unchanged
 from tests.integration.playbooks.watching import leaks, sampled_command_lines, vault_passwords
 
 TALKATIVE = {"pg_settings": {"log_statement": "all", "log_min_duration_statement": 0, "log_connections": "on", "log_replication_commands": "on"}}
@@ -224,15 +224,7 @@ FACTS_PLAY = """
 
 def test_installed_collection_runs_by_its_full_name(cluster: Cluster, tmp_path: Path) -> None:
     """Built and installed as a user would, away from the checkout and its ansible.cfg."""
-    galaxy = str(VENV_BIN / "ansible-galaxy")
-    environment = {**cluster.environ(), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "installed"), "HOME": str(tmp_path)}
-    build = [galaxy, "collection", "build", "--output-path", str(tmp_path), str(CHECKOUT)]
-    built = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    [artifact] = tmp_path.glob("pg_ops-replication-*.tar.gz")
-    install = [galaxy, "collection", "install", str(artifact), "-p", str(tmp_path / "installed"), "--offline", "--no-deps"]
-    installed = subprocess.run(install, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert installed.returncode == 0, installed.stdout + installed.stderr
+    environment = install_collection(cluster, tmp_path)
     inventory = ["-i", str(CHECKOUT / "inventories" / "local"), "--vault-id", VAULT_SCRIPT]
     for name in ("pg_ops.replication.status", "pg_ops.replication.verify"):
         argv = ["ansible-playbook", name, *inventory]

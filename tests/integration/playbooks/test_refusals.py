@@ -240,7 +240,7 @@ def test_status_of_a_broken_cluster_fails_and_says_what_to_run(existing: Cluster
     existing.pg_ctl("pgsql2", "stop", "-m", "fast")
     try:
         for name in ("status", "verify"):
-            refused(existing, name, said=("pgsql2: the server does not run", "Run start_new_standby.yml"))
+            refused(existing, name, said=("pgsql2: the server does not run", "Type: ansible-playbook start_new_standby.yml"))
         refused(existing, "switchover", said=("pgsql2",))
         refused(existing, "initial_setup", "--limit", "pgsql1", said=("--limit",))
     finally:
