@@ -91,7 +91,7 @@ def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[No
 
 def observe_here(server: Server, terms: RejoinTerms) -> Node:
     """Return this server as a node."""
-    return node_from_mapping(Member(terms.host_name, port=server.port), observe(server))
+    return node_from_mapping(Member(terms.host_name, port=server.port, slot=terms.slot_name), observe(server))
 
 
 def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
