@@ -10,7 +10,6 @@ counts as unknown, never as nothing.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator

@@ -97,3 +97,17 @@ def test_settle_lost_slot_is_made_anew(stopped_pair: Pair) -> None:
 def test_settle_server_down_is_one_clear_error(stopped_pair: Pair) -> None:
     answer = settle(stopped_pair.primary)
     assert answer.failed and "Traceback" not in answer.text
+
+
+def test_settle_standby_that_streams_without_its_slot_uses_it_at_the_end(pair: Pair) -> None:
+    standby = pair.standby
+    standby.sql("ALTER SYSTEM RESET primary_slot_name")
+    standby.sql("SELECT pg_reload_conf()")
+    bare = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name IS NULL"
+    wait_for(lambda: standby.sql(bare), "streaming without a slot")
+    message = settle(pair.primary, downstreams=["beta"], slots_present=[standby.slot], timeout_seconds=1).refusal("not_streaming")
+    assert "beta" in message
+    answer = settle(standby, pair.primary)
+    assert answer.changed
+    assert answer["node"]["receiver"]["slot_name"] == standby.slot
+    assert not settle(pair.primary, downstreams=["beta"], slots_present=[standby.slot]).changed

@@ -37,7 +37,10 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
     the,
 )
 
-ALONE = {"role": PRIMARY, "standby_signal": False, "receiver": Receiver(), "upstream": Upstream(), "current_lsn": "0/9100000", "receive_lsn": "", "replay_lsn": ""}
+ALONE = {
+    "role": PRIMARY, "standby_signal": False, "receiver": Receiver(), "upstream": Upstream(), "current_lsn": "0/9100000", "receive_lsn": "",
+    "replay_lsn": "",
+}  # fmt: skip
 # pg2 was promoted to timeline 2 while pg1 lived; pg3 follows pg1 still, and has not come to where they parted.
 SPLIT = change(change(cluster(), "pg2", **ALONE, timeline=2, timeline_history=HISTORIES[2]), "pg3", receive_lsn="0/4000000", replay_lsn="0/4000000")
 # Both were promoted from timeline 1: at different LSNs, and at the same one.
