@@ -159,7 +159,10 @@ def test_heal_old_primary_whose_wal_is_gone_is_refused(cluster: Cluster) -> None
     old, new, third = split(cluster)
     cluster.pg_ctl(third, "stop", "-m", "fast")
     cluster.sql(old, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-    cluster.sql(old, "SELECT pg_switch_wal(); CHECKPOINT; CHECKPOINT")
+    for _segment in range(2):
+        write(cluster, old)
+        cluster.sql(old, "SELECT pg_switch_wal()")
+    cluster.sql(old, "CHECKPOINT")
     refused(cluster, "heal", said=(f"{old}: may have committed what {new} lacks", "is gone", f"pg_heal_keep={new}"))
     cluster.play("heal", "-e", f"pg_heal_keep={new}")
     cluster.assert_replicating(new)
@@ -260,3 +263,32 @@ def test_heal_removes_the_note_of_a_fence_from_a_standby_that_streams(cluster: C
     assert f"{standby}: a note says that it is fenced, although it runs" in done.text
     assert done.changed[standby] == 1
     cluster.assert_replicating()
+
+
+# -- two clusters ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_heal_refusal_in_one_cluster_does_not_stop_the_other(make: Callable[..., Cluster]) -> None:
+    """Both have two primaries; in the shop both wrote, in the bank only the newest did."""
+    both = make(4)
+    inventory = {
+        "pgsql1": {"pg_cluster_name": "shop"},
+        "pgsql2": {"pg_cluster_name": "shop"},
+        "pgsql3": {"pg_cluster_name": "bank", "pg_initial_role": "primary"},
+        "pgsql4": {"pg_cluster_name": "bank"},
+    }
+    both.play("initial_setup", inventory=inventory)
+    shop, bank = both.part("pgsql1", "pgsql2"), both.part("pgsql3", "pgsql4")
+    for part in (shop, bank):
+        part.sql(part.names[0], "CREATE TABLE written (number serial, by text)")
+        part.assert_replicating(part.names[0])
+        part.sql(part.names[1], "SELECT pg_promote()")
+        write(part, part.names[1])
+    write(both, "pgsql1")
+    done = both.run("heal", inventory=inventory)
+    assert [name for name, count in done.failed.items() if count] == ["pgsql1", "pgsql2"], done.output
+    assert "Refused: healing cluster shop" in done.text and "Cluster bank: proven" in done.text
+    bank.assert_replicating("pgsql4")
+    both.play("heal", "-e", "pg_heal_keep=pgsql1", inventory=inventory)
+    shop.assert_replicating("pgsql1")
+    bank.assert_replicating("pgsql4")
