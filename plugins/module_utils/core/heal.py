@@ -26,6 +26,7 @@ REPAIR = "repair"  # one primary: the others come back to it
 RESOLVE = "resolve"  # one of several primaries stays, or a newer timeline is given up
 
 SHOWN_RELATIONS = 5
+SHOWN_XIDS = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class OwnCommits:
     last_at: str = ""
     relations: tuple[str, ...] = ()
     problem: str = ""
+    xids: tuple[int, ...] = ()
 
     @property
     def none(self) -> bool:
@@ -98,7 +100,7 @@ def own_commits_from(host: str, answer: Mapping[str, Any]) -> tuple[OwnCommits, 
     sides = []
     for side in answer.get("sides") or ():
         values = {key: value for key, value in side.items() if key in known and value is not None}
-        values["relations"] = tuple(values.get("relations", ()))
+        values["relations"], values["xids"] = tuple(values.get("relations", ())), tuple(values.get("xids", ()))
         sides.append(OwnCommits(host=host, **values))
     return tuple(sides)
 
@@ -183,6 +185,9 @@ def _side(topology: Topology, node: Node, commits: Sequence[OwnCommits]) -> Bloc
         facts.append("parted from {0} at {1}".format(each.other, each.from_lsn or "an unknown LSN"))
         if each.transactions:
             facts.append("commits from {0} to {1}".format(each.first_at, each.last_at))
+        if each.xids:
+            shown = ", ".join(str(xid) for xid in each.xids[:SHOWN_XIDS])
+            facts.append("transaction ids {0}{1}".format(shown, " and more" if each.transactions > SHOWN_XIDS else ""))
         if each.relations:
             more = len(each.relations) - SHOWN_RELATIONS
             facts.append("in " + ", ".join(each.relations[:SHOWN_RELATIONS]) + (" and {0} more".format(more) if more > 0 else ""))

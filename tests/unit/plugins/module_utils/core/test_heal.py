@@ -131,6 +131,12 @@ def test_plan_heal_shows_a_few_relations_and_counts_the_rest() -> None:
     assert "shop: t4 and 3 more" in message and "shop: t5" not in message
 
 
+@pytest.mark.parametrize(("count", "said"), [(2, "transaction ids 701, 702;"), (9, "transaction ids 701, 702, 703, 704, 705 and more;")])
+def test_plan_heal_shows_the_ids_of_a_few_transactions(count: int, said: str) -> None:
+    mine = replace(commits("pg1", "pg2", count), xids=tuple(range(701, 701 + count)))
+    assert said in plan_heal(SPLIT, [mine, commits("pg2", "pg1", SOME)]).blockers[0].message
+
+
 def test_own_commits_that_were_counted_in_part_say_at_least() -> None:
     assert "at least 3" in replace(commits("pg1", "pg2", SOME), complete=False).text
 
@@ -316,5 +322,5 @@ def test_parted_at_is_where_both_still_had_the_same(topology: Topology, lsn: str
 
 def test_own_commits_from_an_answer_takes_what_it_knows() -> None:
     answer = {"sides": [{"other": "pg2", "from_lsn": FORK_OF_2, "complete": True, "transactions": 1, "xids": [7], "relations": ["a: b"], "later": 1}]}
-    assert own_commits_from("pg1", answer) == (OwnCommits("pg1", "pg2", FORK_OF_2, True, 1, relations=("a: b",)),)
+    assert own_commits_from("pg1", answer) == (OwnCommits("pg1", "pg2", FORK_OF_2, True, 1, relations=("a: b",), xids=(7,)),)
     assert own_commits_from("pg1", {"failed": True, "msg": "timed out"}) == ()
