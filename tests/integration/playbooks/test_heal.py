@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,25 @@ def test_heal_old_primary_whose_wal_is_gone_is_refused(cluster: Cluster) -> None
     cluster.assert_replicating(new)
     for kept in cluster.state.glob("*/data.kept.*"):
         shutil.rmtree(kept)
+
+
+def test_heal_stops_at_a_primary_that_commits_between_the_look_and_the_fence(cluster: Cluster) -> None:
+    """Nobody has decided that this commit may be lost; the next run reports it."""
+    old, new, _third = split(cluster)
+    journal = cluster.state / "tasks"
+    journal.unlink(missing_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(cluster.run, "heal", kill_after=1000, PG_OPS_TEST_TASKS=str(journal))
+        wait_for(lambda: journal.exists() and "Decide who stays" in journal.read_text(encoding="utf-8"), "the decision", timeout_seconds=120)
+        mine = [write(cluster, old)]
+        done = running.result()
+    assert done.returncode != 0
+    assert f"{old} committed something that {new} lacks in the moment before it was fenced" in done.text, done.output
+    assert cluster.pid(old) == 0
+    before = reports(cluster, old)
+    cluster.play("heal")
+    cluster.assert_replicating(new)
+    assert [lost(path) for path in reports(cluster, old) if path not in before] == [mine]
 
 
 # -- one primary -------------------------------------------------------------------------------------------------------------------------
