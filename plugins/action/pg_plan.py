@@ -17,9 +17,18 @@ from ansible.utils.display import Display
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker, refusal
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover import TAKE_OVER, plan_failover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import stray_slot_notes
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal import (
+    NOTHING_TO_HEAL,
+    HealPlan,
+    OwnCommits,
+    forks,
+    own_commits_from,
+    plan_heal,
+    way_back,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE, plan_rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import inventory_blockers, plan_setup
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
     HEALTHY,
@@ -31,7 +40,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.status imp
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
-from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import cluster_members, observed_topology
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, cluster_members, observed_topology
 
 Result = dict[str, Any]
 display = Display()
@@ -93,6 +102,8 @@ class ActionModule(ActionBase):
                 "expect_all": {"type": "bool", "default": True},
                 "close_note": {"type": "str", "default": ""},
                 "format": {"type": "str", "default": "table", "choices": ["json", "table"]},
+                "divergence": {"type": "str", "default": "__pg_divergence"},
+                "given_up": {"type": "dict", "default": {}},
             }
         )
         self._host = str(task_vars["inventory_hostname"])
@@ -109,6 +120,8 @@ class ActionModule(ActionBase):
             "switchover": self._switchover,
             "failover": self._failover,
             "rejoin": self._rejoin,
+            "forks": self._forks,
+            "heal": self._heal,
             "prove": self._prove,
             "status": self._status,
         }
@@ -202,7 +215,8 @@ class ActionModule(ActionBase):
         if primary is None or here is None:
             self._refuse(topology.cluster, "bringing back nodes of cluster {0}".format(topology.cluster), problems(topology)[:2])
             raise AssertionError  # _refuse does not return
-        plan = plan_rejoin(topology, here)
+        given_up = {str(host): str(lsn) for host, lsn in self._options["given_up"].items()}
+        plan = way_back(topology, self._host, given_up)
         if plan.action == REFUSE:
             self._refuse_alone(plan.blockers)
         if plan.action != NOTHING:
@@ -213,11 +227,57 @@ class ActionModule(ActionBase):
         decided = _decided(topology, after, self._host, plan.action, "", primary.host)
         stale = primary.host == self._host and primary.control_timeline < primary.timeline
         slots = [node.member.slot_name for node in topology.others(primary.host)]
-        return {**decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots}
+        fenced = here.fenced and here.host != primary.host
+        return {
+            **decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots, "fenced": fenced,
+            "give_up": self._host in given_up, "give_up_from_lsn": given_up.get(self._host, ""),
+        }
 
     def _refuse_alone(self, blockers: Sequence[Blocker]) -> None:
         data = {"blockers": [blocker.as_result() for blocker in blockers], "reason": blockers[0].reason if blockers else "refused"}
         raise AnsibleActionFail(refusal("bringing back {0}".format(self._host), blockers), result=data)
+
+    def _forks(self) -> Result:
+        topology = self._topology()
+        return {"cluster": topology.cluster, "since": [{"other": fork.other, "lsn": fork.lsn} for fork in forks(topology, self._host)]}
+
+    def _own_commits(self, topology: Topology) -> list[OwnCommits]:
+        """Return what each host of the cluster found out about its own commits."""
+        hostvars, name = self._vars["hostvars"], self._options["divergence"]
+        return [found for node in topology.nodes for found in own_commits_from(node.host, hostvars[node.host].get(name) or {})]
+
+    def _keep(self, topology: Topology) -> str:
+        """Return the primary that a person chose in this cluster; empty when the choice is about other clusters of the inventory."""
+        names = [name.strip() for name in self._options["wanted"].split(",") if name.strip()]
+        elsewhere = [name for name in names if topology.node(name) is None and name in self._vars["groups"].get(GROUP, [])]
+        here = [name for name in names if name not in elsewhere]
+        if len(here) > 1:
+            blocker = Blocker(
+                "several_kept", topology.cluster, "pg_heal_keep names several hosts of one cluster", ", ".join(here), "one", "Name one of them.",
+            )
+            self._refuse(topology.cluster, "healing cluster {0}".format(topology.cluster), [blocker])
+        return here[0] if here else ""
+
+    def _heal(self) -> Result:
+        topology = self._topology()
+        plan = plan_heal(topology, self._own_commits(topology), self._keep(topology))
+        if plan.blockers:
+            self._refuse(topology.cluster, "healing cluster {0}".format(topology.cluster), plan.blockers)
+        self._say(topology.cluster, self._heal_lines(topology, plan))
+        return {
+            "cluster": topology.cluster, "action": plan.action, "kept": plan.kept, "fence": self._host in plan.fence, "fence_hosts": list(plan.fence),
+            "given_up": {each.host: each.from_lsn for each in plan.given_up}, "notes": list(plan.notes),
+        }
+
+    def _heal_lines(self, topology: Topology, plan: HealPlan) -> list[str]:
+        if plan.action == NOTHING_TO_HEAL:
+            return ["Cluster {0}: nothing to heal. Primary {1}.".format(topology.cluster, plan.kept)]
+        lines = ["Cluster {0}: what is to be healed".format(topology.cluster), *("  " + note for note in plan.notes)]
+        for host, way in plan.ways:
+            words = "{0}, because {1}".format(way.action, way.why) if way.action not in (NOTHING, REFUSE) else way.why
+            fenced = "fenced, then " if host in plan.fence else ""
+            lines.append("  {0}: {1}{2}".format(host, fenced, words))
+        return lines
 
     def _prove(self) -> Result:
         topology = self._topology()
@@ -239,14 +299,22 @@ class ActionModule(ActionBase):
         return {"cluster": topology.cluster, "primary": primary.host if primary else "", "rows": status_rows(topology)}
 
     def _close_note(self, topology: Topology) -> None:
-        """Remove the note that a role change is under way, now that its end is proven; one command, not a task of its own."""
+        """Remove the note that a role change is under way, now that its end is proven; one command, not a task of its own.
+
+        And the note of a fence on the proven primary: no fence holds there any more, and it must not stop its next start.
+        """
         here = topology.node(self._host)
-        if not self._options["close_note"] or here is None or not here.pending.operation or self._task.check_mode:
+        if not self._options["close_note"] or here is None or self._task.check_mode:
             return
-        command = "rm -f -- {0}".format(shlex.quote(self._options["close_note"] + "/pending.json"))
+        names = ["pending"] if here.pending.operation else []
+        if here.fenced and here.is_running_primary:
+            names.append("fenced")
+        if not names:
+            return
+        command = " ".join(["rm -f --", *(shlex.quote("{0}/{1}.json".format(self._options["close_note"], name)) for name in names)])
         done = self._low_level_execute_command(command)
         if done["rc"] != 0:
-            raise AnsibleActionFail("{0}: the note of the role change could not be removed: {1}".format(self._host, done["stderr"].strip()))
+            raise AnsibleActionFail("{0}: a note of an earlier run could not be removed: {1}".format(self._host, done["stderr"].strip()))
 
     def _status(self) -> Result:
         topology = self._topology()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import commits
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -43,10 +43,6 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages impor
 
 # A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
 MAX_KEPT_SEGMENTS = 64
-RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*?desc: (.*)$")
-RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
-# The record of COMMIT PREPARED belongs to no transaction itself: it names the prepared one.
-COMMIT = re.compile(r"^COMMIT(?:_PREPARED (\d+):)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[No
 
 def observe_here(server: Server, terms: RejoinTerms) -> Node:
     """Return this server as a node."""
-    return node_from_mapping(Member(terms.host_name, port=server.port), observe(server))
+    return node_from_mapping(Member(terms.host_name, port=server.port, slot=terms.slot_name), observe(server))
 
 
 def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
@@ -131,23 +127,7 @@ def _dump_own_wal(server: Server, here: Node, fork_lsn: str) -> Iterator[str]:
 
 def lost_transactions(server: Server, here: Node, fork_lsn: str) -> list[dict[str, Any]]:
     """Return the transactions that committed here behind the fork: xid, LSN, time, touched relations (tablespace/database/file)."""
-    touched: dict[str, list[str]] = {}
-    found: list[dict[str, Any]] = []
-    for line in _dump_own_wal(server, here, fork_lsn):
-        match = RECORD.match(line)
-        if not match:
-            continue
-        manager, xid, lsn, description = match.groups()
-        for relation in RELATION.findall(description):
-            if relation not in touched.setdefault(xid, []):
-                touched[xid].append(relation)
-        commit = COMMIT.match(description) if manager == "Transaction" else None
-        if commit:
-            top = commit.group(1) or xid
-            family = [top, *(commit.group(3) or "").split()]
-            relations = list(dict.fromkeys(relation for each in family for relation in touched.get(each, [])))
-            found.append({"xid": int(top), "lsn": lsn, "committed_at": commit.group(2), "relations": relations})
-    return found
+    return [commit.as_result() for commit in commits(_dump_own_wal(server, here, fork_lsn))]
 
 
 def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:

@@ -194,6 +194,21 @@ class Server:
             )
         return done
 
+    @contextlib.contextmanager
+    def reading(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+        """Start a program as the server's account and hand its output on line by line; it is dead when the block ends."""
+        account = self.account()
+        env = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "HOME": account.pw_dir if account else "/"}
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", cwd="/",
+            env=env, **self._switch(),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
     def own(self, path: Path) -> None:
         """Give a file to the server's account when we are root."""
         account = self.account()

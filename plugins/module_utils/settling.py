@@ -134,9 +134,12 @@ def _drop_idle(session: sql.Session, place: Place, deadline: float) -> None:
 
 
 def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> None:
-    """Wait until every downstream streams from here; raises ServerError that names those that do not."""
+    """Wait until every downstream streams from here through its slot; raises ServerError that names those that do not."""
+    statement = (
+        "SELECT application_name FROM pg_stat_replication JOIN pg_replication_slots ON active_pid = pid WHERE state = 'streaming'"
+    )
     while True:
-        streaming = {row[0] for row in session.rows("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")}
+        streaming = {row[0] for row in session.rows(statement)}
         missing = sorted(host for host in place.downstreams if application_name_for(host) not in streaming)
         if not missing:
             return
@@ -144,6 +147,20 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
             raise ServerError(
                 "{0} does not stream from this server".format(", ".join(missing)), reason="not_streaming", observed="no sender",
                 required="streaming", hint="Run status.yml, then start_new_standby.yml.",
+            )
+        time.sleep(0.05)
+
+
+def _await_slot_use(session: sql.Session, place: Place, deadline: float) -> None:
+    """Wait until the WAL receiver uses its slot: after a reload the old receiver streams on for a moment. Raises ServerError."""
+    while True:
+        used = str(session.value("SELECT coalesce(slot_name, '') FROM pg_stat_wal_receiver") or "")
+        if used == place.slot_name:
+            return
+        if time.monotonic() > deadline:
+            raise ServerError(
+                "the standby does not stream through its slot", reason="wrong_slot", observed=used or "no slot", required=place.slot_name,
+                hint="Look at the server's log, then run heal.yml.",
             )
         time.sleep(0.05)
 
@@ -165,6 +182,7 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             server.reload()
         if place.upstream is not None:
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
+            _await_slot_use(session, place, deadline)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)

@@ -27,13 +27,15 @@ options:
     description: What is to be decided.
     type: str
     required: true
-    choices: [failover, inventory, prove, rejoin, setup, status, switchover]
+    choices: [failover, forks, heal, inventory, prove, rejoin, setup, status, switchover]
   observed:
     description: Name of the variable that the observations were registered as.
     type: str
     default: __pg_observed
   wanted:
-    description: Inventory name of the node to promote. Empty means the best one.
+    description:
+      - Inventory name of the node to promote. Empty means the best one.
+      - With O(operation=heal), the primary that stays where the choice is not certain, or several of different clusters with commas between.
     type: str
     default: ""
   replace_data:
@@ -59,6 +61,16 @@ options:
     type: str
     choices: [json, table]
     default: table
+  divergence:
+    description: With O(operation=heal), name of the variable that M(pg_ops.replication.pg_divergence) was registered as.
+    type: str
+    default: __pg_divergence
+    version_added: 0.2.0
+  given_up:
+    description: With O(operation=rejoin), the hosts whose WAL was given up, each with the LSN from which on, as RV(given_up) has it.
+    type: dict
+    default: {}
+    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -85,6 +97,24 @@ target:
 place:
   description: Upstream, slots and downstreams of this host at the end.
   returned: when a role changes
+  type: dict
+since:
+  description: For M(pg_ops.replication.pg_divergence), from whom this host parted, and where; empty where nothing is to be chosen.
+  returned: for forks
+  type: list
+  elements: dict
+kept:
+  description: The primary that stays.
+  returned: for heal
+  type: str
+fence_hosts:
+  description: The hosts that are fenced.
+  returned: for heal and failover
+  type: list
+  elements: str
+given_up:
+  description: The hosts whose WAL is given up against the ordinary rules of a rejoin, each with the LSN from which on.
+  returned: for heal
   type: dict
 blockers:
   description: Why it is refused, each with reason, host, message, observed, required and hint.

@@ -26,6 +26,19 @@ options:
     description: Where the WAL begins that the primary still has. Empty means unknown.
     type: str
     default: ""
+  give_up:
+    description:
+      - What this server has from O(give_up_from_lsn) on is given up by somebody's decision. It is copied anew even if its timeline is newer
+        than the primary's, or has the same number and history; the report is written and the old directory kept.
+      - Nothing but a person's choice between two servers should set it; see the role C(heal).
+    type: bool
+    default: false
+    version_added: 0.2.0
+  give_up_from_lsn:
+    description: With O(give_up=true), where the WAL begins whose transactions the report lists. Empty means unknown; then there is no report.
+    type: str
+    default: ""
+    version_added: 0.2.0
   start_timeout_seconds:
     description: How long the server may take to stream.
     type: float
@@ -85,10 +98,11 @@ seconds:
   type: float
 """
 
-from typing import Any
+from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import RejoinTerms, mapping_of, observe_here, observe_primary, plan, refused, rejoin
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, deaf_to_hangups
@@ -108,12 +122,20 @@ def terms_of(params: dict[str, Any]) -> RejoinTerms:
     )
 
 
+def _given_up(params: dict[str, Any], here: Node, primary: Node) -> Optional[decisions.RejoinPlan]:
+    """Return the plan for a server that was given up; None for any other, and for one whose new copy is there already."""
+    done = here.is_running_standby and here.timeline == primary.timeline and here.upstream.host == primary.member.address and not here.fenced
+    if not params["give_up"] or done:
+        return None
+    return decisions.plan_given_up(here, primary, params["give_up_from_lsn"])
+
+
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Observe both sides, plan, and act."""
     peer, terms = Peer.from_params(module.params), terms_of(module.params)
     primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)
     here = observe_here(server, terms)
-    chosen = plan(server, here, primary)
+    chosen = _given_up(module.params, here, primary) or plan(server, here, primary)
     refusal = refused(chosen)
     if refusal is not None:
         raise refusal
@@ -137,6 +159,8 @@ def main() -> None:
         rewind_timeout_seconds={"type": "float", "default": 3600},
         clone_timeout_seconds={"type": "float", "default": 86400},
         max_rate={"type": "str", "default": ""},
+        give_up={"type": "bool", "default": False},
+        give_up_from_lsn={"type": "str", "default": ""},
     )
 
 

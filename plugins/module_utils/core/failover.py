@@ -47,7 +47,9 @@ class FailoverPlan:
 
 
 def _astray(topology: Topology, primary: Node) -> tuple[Node, ...]:
-    return tuple(node for node in topology.standbys if standby_problem(topology, node, primary) is not None)
+    """Return the standbys that do not follow the primary; one that only streams without its slot does."""
+    found = [(node, standby_problem(topology, node, primary)) for node in topology.standbys]
+    return tuple(node for node, problem in found if problem is not None and problem.reason != "wrong_slot")
 
 
 def _unfinished(topology: Topology, primary: Node) -> tuple[Node, ...]:

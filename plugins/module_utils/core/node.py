@@ -46,11 +46,12 @@ class Member:
     initial_role: str = ""
     upstream: str = ""
     priority: int = 100
+    slot: str = ""
 
     @property
     def slot_name(self) -> str:
-        """The physical slot that this node uses on its upstream."""
-        return slot_name_for(self.host)
+        """The physical slot that this node uses on its upstream: `slot` where it was given another than its host's."""
+        return self.slot or slot_name_for(self.host)
 
     @property
     def application_name(self) -> str:

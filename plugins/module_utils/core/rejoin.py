@@ -52,12 +52,12 @@ def _identity_refusal(node: Node, primary: Node) -> Optional[RejoinPlan]:
     if node.is_running_primary:
         return _refuse(
             "runs_as_primary", node, "it accepts writes beside {0}".format(primary.host), "running primary", "a stopped server or a standby",
-            "Decide which of the two is right, stop the other, then repeat.",
+            "Run heal.yml.",
         )
     if node.timeline > primary.timeline:
         return _refuse(
             "newer_timeline", node, "it is on a newer timeline than {0}".format(primary.host), str(node.timeline),
-            "at most {0}".format(primary.timeline), "It was promoted after {0}; decide which of the two is right.".format(primary.host),
+            "at most {0}".format(primary.timeline), "It was promoted after {0}; heal.yml shows what each of the two has.".format(primary.host),
         )
     return None
 
@@ -103,6 +103,19 @@ def plan_stopped(node: Node, primary: Node) -> RejoinPlan:
         gone = _wal_is_gone(node, primary)
         return RejoinPlan(RECLONE if gone else START, "it is a copy that was never started" + (", and the WAL that it needs is gone" if gone else ""))
     return _throw_away(node, primary, past)
+
+
+def plan_given_up(node: Node, primary: Node, from_lsn: str) -> RejoinPlan:
+    """Return what to do with a server whose WAL from `from_lsn` on a person has given up: a new copy, the report and the old directory kept.
+
+    That holds for a newer timeline than the primary's too, which plan_rejoin refuses. pg_rewind would leave the choice between the two
+    timelines to what else is in pg_wal or in an archive.
+    """
+    if node.is_running_primary or node.system_identifier != primary.system_identifier or node.major != primary.major:
+        refusal = _identity_refusal(node, primary)
+        if refusal is not None:
+            return refusal
+    return RejoinPlan(RECLONE, "what it has on timeline {0} is given up for {1}".format(node.timeline, primary.host), from_lsn)
 
 
 def plan_with_own_wal(node: Node, primary: Node) -> RejoinPlan:

@@ -151,7 +151,7 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blo
     if same and node.is_running_primary:
         found.append(
             Blocker("two_primaries", node.host, "accepts writes beside {0}".format(primary.host), "running primary", "one primary",
-                    "Stop one of them, then run start_new_standby.yml.")
+                    "Run heal.yml.")
         )
     if same and not _comes_up_by_itself(node):
         found.append(

@@ -115,7 +115,7 @@ def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, 
     ]
     if not newer:
         return ()
-    hint = "Stop {0}, start the newest primary or run failover.yml, then start_new_standby.yml for {0}.".format(primary.host)
+    hint = "Stop {0}, start the newest primary or run failover.yml, then heal.yml; to give up what is newer, heal.yml says how.".format(primary.host)
     return (
         Blocker(
             "stale_primary",
@@ -126,16 +126,6 @@ def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, 
             hint,
         ),
     )
-
-
-def _split_hint(node: Node, primaries: tuple[Node, ...]) -> str:
-    """Return what to do with one of several primaries: the one that was promoted last, on the newest timeline, is the one to keep."""
-    newest = max(primary.timeline for primary in primaries)
-    if [primary.timeline for primary in primaries].count(newest) > 1:
-        return "Their timelines do not tell which one is right. Keep the one that the clients write to, stop the others, run start_new_standby.yml."
-    if node.timeline < newest:
-        return "Stop the server on {0}, then run start_new_standby.yml; what only it has is reported first.".format(node.host)
-    return "It was promoted last: keep it, and stop the other."
 
 
 def _primary_problems(topology: Topology) -> list[Blocker]:
@@ -149,7 +139,7 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
                 "accepts writes beside another primary",
                 "timeline {0}; primaries: {1}".format(node.timeline, names),
                 "one primary",
-                _split_hint(node, primaries),
+                "Run heal.yml: it keeps the one that loses nothing, or shows both sides and asks.",
             )
             for node in primaries
         ]
@@ -219,6 +209,11 @@ def standby_problem(topology: Topology, node: Node, primary: Node) -> Optional[B
         )
     if not node.is_streaming:
         return Blocker("not_streaming", node.host, "does not stream", node.receiver.status or "no WAL receiver", "streaming", hint)
+    if node.receiver.slot_name != node.member.slot_name:
+        # Its slot is there, idle, and keeps WAL until the disk or max_slot_wal_keep_size is full, while the WAL that it needs is not kept.
+        return Blocker(
+            "wrong_slot", node.host, "streams without its slot", node.receiver.slot_name or "no slot", node.member.slot_name, "Run heal.yml."
+        )
     if node.timeline != primary.timeline:
         return Blocker("timeline", node.host, "is on another timeline", str(node.timeline), str(primary.timeline), hint)
     return None

@@ -332,6 +332,33 @@ def test_rejoin_newer_timeline_is_refused(pair: Pair) -> None:
     assert digest(pair.standby.home) == before
 
 
+def test_rejoin_newer_timeline_that_was_given_up_is_copied_anew_with_a_report_and_its_data_kept(pair: Pair) -> None:
+    pair.level()
+    pair.standby.sql("SELECT pg_promote()")
+    fork = (pair.standby.data / "pg_wal" / "00000002.history").read_text(encoding="utf-8").split("\t")[1]
+    lost = pair.standby.write_row(200)
+    given_up = {"give_up": True, "give_up_from_lsn": fork}
+    rejoin(pair.standby, pair.primary, **given_up).refusal("runs_as_primary")
+    assert pair.standby.call("pg_fence").changed
+    before = digest(pair.standby.home)
+    checked = rejoin(pair.standby, pair.primary, check_mode=True, **given_up)
+    assert checked.changed and checked["action"] == "reclone"
+    assert digest(pair.standby.home) == before
+    answer = rejoin(pair.standby, pair.primary, **given_up)
+    assert answer.changed and answer["action"] == "reclone"
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.standby, pair.primary)
+    again = rejoin(pair.standby, pair.primary, **given_up)
+    assert not again.changed and again["action"] == "nothing"
+
+
+def test_rejoin_given_up_data_of_another_cluster_is_refused(pair: Pair) -> None:
+    foreign = pair.spare
+    assert foreign.call("pg_cluster_init").changed
+    rejoin(foreign, pair.primary, give_up=True, give_up_from_lsn="0/1000000").refusal("foreign_system")
+
+
 def test_rejoin_primary_without_the_checkpoint_of_its_promotion_is_refused(pair: Pair) -> None:
     pair.level()
     pair.primary.crash()

@@ -154,3 +154,16 @@ def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_prim
     read_on = "SELECT pg_log_standby_snapshot(), pg_replication_slot_advance('goes_along', pg_current_wal_lsn())"
     wait_for(lambda: new.sql(read_on) and old.sql(synced), "the copy of the new primary's", timeout_seconds=45)
     assert not settle(old, new, **place).changed
+
+def test_settle_standby_that_streams_without_its_slot_uses_it_at_the_end(pair: Pair) -> None:
+    standby = pair.standby
+    standby.sql("ALTER SYSTEM RESET primary_slot_name")
+    standby.sql("SELECT pg_reload_conf()")
+    bare = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND slot_name IS NULL"
+    wait_for(lambda: standby.sql(bare), "streaming without a slot")
+    message = settle(pair.primary, downstreams=["beta"], slots_present=[standby.slot], timeout_seconds=1).refusal("not_streaming")
+    assert "beta" in message
+    answer = settle(standby, pair.primary)
+    assert answer.changed
+    assert answer["node"]["receiver"]["slot_name"] == standby.slot
+    assert not settle(pair.primary, downstreams=["beta"], slots_present=[standby.slot]).changed

@@ -131,6 +131,8 @@ STANDBY_PROBLEMS = [
     pytest.param({"timeline_history": OTHER_HISTORY_OF_2}, "forked", id="another timeline of the same number"),
     pytest.param({"timeline_history": ""}, None, id="history not seen, the rest is right"),
     pytest.param({"receiver": Receiver("streaming", "192.0.2.3", 5432, "", 2)}, "wrong_upstream", id="follows a sibling"),
+    pytest.param({"receiver": Receiver("streaming", "192.0.2.1", 5432, "", 2)}, "wrong_slot", id="without a slot"),
+    pytest.param({"receiver": Receiver("streaming", "192.0.2.1", 5432, "pg3_old", 2)}, "wrong_slot", id="through another slot"),
     pytest.param({"receiver": Receiver(), "upstream": Upstream()}, "wrong_upstream", id="follows nobody"),
     pytest.param(NOT_STREAMING, "not_streaming", id="no receiver"),
     pytest.param({"receiver": Receiver("catchup", "192.0.2.1", 5432, "", 2)}, "not_streaming", id="catching up"),
@@ -288,16 +290,9 @@ def test_same_cluster_blockers_name_the_stranger(topology: Topology, hosts: list
     assert reasons(same_cluster_blockers(topology)) == [("foreign_system", host) for host in hosts]
 
 
-@pytest.mark.parametrize(
-    ("timelines", "hints"),
-    [
-        pytest.param((1, 2), ("Stop the server on pg1,", "It was promoted last:"), id="the other was promoted later"),
-        pytest.param((3, 2), ("It was promoted last:", "Stop the server on pg2,"), id="this one was promoted later"),
-        pytest.param((2, 2), ("Their timelines do not tell", "Their timelines do not tell"), id="both on one timeline"),
-    ],
-)
-def test_problems_of_two_primaries_name_the_one_to_stop(timelines: tuple[int, int], hints: tuple[str, str]) -> None:
+@pytest.mark.parametrize("timelines", [(1, 2), (3, 2), (2, 2)])
+def test_problems_of_two_primaries_name_heal(timelines: tuple[int, int]) -> None:
     split = change(cluster(PAIR), "pg1", timeline=timelines[0])
     split = change(split, "pg2", role=PRIMARY, standby_signal=False, timeline=timelines[1])
     found = {problem.host: problem.hint for problem in problems(split) if problem.reason == "two_primaries"}
-    assert [found[host].startswith(hint) for host, hint in zip(PAIR, hints)] == [True, True]
+    assert [found[host].startswith("Run heal.yml") for host in PAIR] == [True, True]

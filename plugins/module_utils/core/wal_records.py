@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Committed transactions in what pg_waldump prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*?desc: (.*)$")
+_RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
+# The record of COMMIT PREPARED belongs to no transaction itself: it names the prepared one.
+_END = re.compile(r"^(COMMIT|ABORT)(?:_PREPARED (\d+):)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
+# What ANALYZE writes to: pg_statistic and pg_statistic_ext_data with their indexes and TOAST tables. Files below 16384 are those that
+# initdb made; one that VACUUM FULL rewrote has another number and counts like any other.
+_STATISTICS_FILES = frozenset({"2619", "2696", "2840", "2841", "3429", "3430", "3431", "3433"})
+# Records that change no row: page images, hints, pruning, and pg_class's sizes, which ANALYZE and VACUUM write in place.
+_HOUSEKEEPING = ("INPLACE", "PRUNE", "VISIBLE", "FREEZE", "CLEAN")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One committed transaction; `relations` are the files that its records name, as tablespace/database/file."""
+
+    xid: int
+    lsn: str
+    committed_at: str
+    relations: tuple[str, ...]
+    only_statistics: bool = False
+
+    def as_result(self) -> dict[str, Any]:
+        """Return the transaction as plain data."""
+        return {"xid": self.xid, "lsn": self.lsn, "committed_at": self.committed_at, "relations": list(self.relations)}
+
+
+class _Touched:
+    """The relations of the transactions that are under way, and whether one of their records changes a row outside of the statistics."""
+
+    def __init__(self) -> None:
+        self._relations: dict[str, dict[str, None]] = {}
+        self._written: dict[str, set[bool]] = {}
+
+    def add(self, xid: str, manager: str, description: str) -> None:
+        """Take note of one record."""
+        if xid == "0":  # no transaction's: a checkpoint's, a vacuum's
+            return
+        for relation in _RELATION.findall(description):
+            self._relations.setdefault(xid, {})[relation] = None
+            if manager != "XLOG" and not description.startswith(_HOUSEKEEPING):
+                self._written.setdefault(xid, set()).add(relation.rpartition("/")[2] in _STATISTICS_FILES)
+
+    def take(self, family: list[str]) -> tuple[tuple[str, ...], bool]:
+        """Forget a transaction and its subtransactions; returns what they touched, and whether that was statistics alone."""
+        relations = [relation for xid in family for relation in self._relations.pop(xid, {})]
+        written: set[bool] = set()
+        for xid in family:
+            written |= self._written.pop(xid, set())
+        return tuple(dict.fromkeys(relations)), written == {True}
+
+
+def commits(lines: Iterable[str]) -> Iterator[Commit]:
+    """Yield the transactions that commit in pg_waldump's lines, in the order of their commits.
+
+    A transaction that began before the first line is known by its later records only.
+    """
+    touched = _Touched()
+    for line in lines:
+        match = _RECORD.match(line)
+        if not match:
+            continue
+        manager, xid, lsn, description = match.groups()
+        touched.add(xid, manager, description)
+        end = _END.match(description) if manager == "Transaction" else None
+        if end:
+            top = end.group(2) or xid
+            relations, only_statistics = touched.take([top, *(end.group(4) or "").split()])
+            if end.group(1) == "COMMIT":
+                yield Commit(int(top), lsn, end.group(3), relations, only_statistics)

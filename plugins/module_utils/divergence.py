@@ -1,0 +1,218 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a server, running or not, committed since it parted from another one: read from its WAL, nothing is changed.
+
+A count is complete only when every segment from the fork to the present end of WAL could be read in time. Whatever could not be read
+counts as unknown, never as nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import RUNNING, STANDBY
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
+
+SHOWN_XIDS = 10
+# Names are looked up for these many files at most, the first that were touched.
+NAMED_FILES = 2000
+FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Since:
+    """The question: what was committed here since this server parted from `other`; an empty LSN means that nobody knows where."""
+
+    other: str
+    lsn: str
+
+
+@dataclass
+class Findings:
+    """What has been found so far in the WAL of one server."""
+
+    transactions: int = 0
+    statistics: int = 0
+    xids: list[int] = field(default_factory=list)
+    first_at: str = ""
+    last_at: str = ""
+    files: dict[str, None] = field(default_factory=dict)
+    problem: str = ""
+
+    def add(self, commit: Commit) -> None:
+        """Count a transaction; what ANALYZE alone wrote, autovacuum's above all, is nobody's data."""
+        if commit.only_statistics:
+            self.statistics += 1
+            return
+        self.transactions += 1
+        self.first_at = self.first_at or commit.committed_at
+        self.last_at = commit.committed_at
+        if len(self.xids) < SHOWN_XIDS:
+            self.xids.append(commit.xid)
+        for relation in commit.relations:
+            if len(self.files) < NAMED_FILES:
+                self.files[relation] = None
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What of this server matters: `end` is the end of its WAL, 0 when only the WAL itself tells (a server that is down)."""
+
+    timeline: int
+    history: str
+    segment_bytes: int
+    end: int
+
+
+def _flushed(session: sql.Session, role: str) -> int:
+    """Return where the WAL on disk ends. On a primary, commits that did not wait for their flush are waited for, a moment long."""
+    if role == STANDBY:
+        return parse_lsn(str(session.value("SELECT greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn())::text")))
+    wanted = parse_lsn(str(session.value("SELECT pg_current_wal_insert_lsn()::text")))
+    deadline = time.monotonic() + FLUSH_SECONDS
+    while True:
+        flushed = parse_lsn(str(session.value("SELECT pg_current_wal_flush_lsn()::text")))
+        if flushed >= wanted or time.monotonic() > deadline:
+            return flushed
+        time.sleep(0.05)
+
+
+def _observe_here(server: Server) -> _Here:
+    seen = observe(server)
+    end = 0
+    if seen["state"] == RUNNING and not seen.get("problem"):
+        with server.connect() as session:
+            end = _flushed(session, seen["role"])
+    return _Here(int(seen["timeline"]), str(seen["timeline_history"]), server.control_data().wal_segment_bytes, end)
+
+
+def _spans(here: _Here, start: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (timeline, from, to) of this server's past behind an LSN, one timeline after the other; 0 for a `to` that is not known."""
+    for switch in parse_history(here.history):
+        if switch.switch_lsn > start:
+            yield switch.timeline, start, switch.switch_lsn
+            start = switch.switch_lsn
+    if not here.end or here.end > start:
+        yield here.timeline, start, here.end
+
+
+def _is_kept(server: Server, here: _Here, timeline: int, lsn: int) -> bool:
+    """Whether the segment with that position is still there, on that timeline."""
+    position = lsn - lsn % here.segment_bytes
+    name = "{0:08X}".format(timeline)
+    return any(path.name.startswith(name) for path in segment_positions(server.data("pg_wal"), here.segment_bytes).get(position, []))
+
+
+def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
+    """Add the commits of one span; a dump that fails or does not end in time leaves a problem."""
+    timeline, start, end = span
+    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", format_lsn(start)]
+    argv += ["-e", format_lsn(end)] if end else []
+    with server.reading(argv) as process:
+        alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
+        alarm.start()
+        try:
+            assert process.stdout is not None
+            for commit in commits(process.stdout):
+                findings.add(commit)
+            returncode = process.wait()
+        finally:
+            alarm.cancel()
+    if returncode < 0:
+        findings.problem = "its WAL could not be read in time"
+    elif returncode and end:  # without an end pg_waldump fails where the WAL ends; that is the end we look for
+        findings.problem = "its WAL from {0} on cannot be read".format(format_lsn(start))
+
+
+def _look(server: Server, here: _Here, lsn: str, deadline: float) -> Findings:
+    findings = Findings()
+    if not lsn:
+        findings.problem = "where they parted cannot be told"
+        return findings
+    for span in _spans(here, parse_lsn(lsn)):
+        if not _is_kept(server, here, span[0], span[1]):
+            findings.problem = "its WAL from {0} on is gone".format(format_lsn(span[1]))
+            break
+        _dump(server, span, findings, deadline)
+        if findings.problem:
+            break
+    return findings
+
+
+# -- names -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _names_in(session: sql.Session, files: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the names of the tables, sequences and materialized views among a database's files; its catalogs in one word."""
+    spaces, numbers = zip(*files)
+    rows = session.rows(
+        "SELECT DISTINCT CASE WHEN n.nspname IN ('pg_catalog', 'pg_toast', 'information_schema') THEN 'system catalogs' ELSE current_database() || ': '"
+        " || c.oid::regclass END FROM unnest(%s::oid[], %s::oid[]) AS f (space, number)"
+        " JOIN pg_class c ON c.oid = pg_filenode_relation(f.space, f.number) JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'm', 'S') ORDER BY 1",
+        [[int(space) for space in spaces], [int(number) for number in numbers]],
+    )
+    return [str(row[0]) for row in rows]
+
+
+def relation_names(server: Server, files: Iterable[str]) -> list[str]:
+    """Return what files of the form tablespace/database/file are called, as `database: table`; empty when the server cannot be asked.
+
+    Files that are gone, of a dropped or rewritten table, have no name any more.
+    """
+    by_database: dict[str, list[tuple[str, str]]] = {}
+    for name in files:
+        space, database, number = name.split("/")
+        by_database.setdefault(database, []).append((space, number))
+    shared = by_database.pop("0", None)
+    found = ["shared catalogs"] if shared else []
+    with contextlib.suppress(sql.SqlError):
+        with server.connect() as session:
+            known = {str(oid): str(name) for oid, name in session.rows("SELECT oid::text, datname::text FROM pg_database WHERE datallowconn")}
+        for oid in sorted(by_database, key=int):
+            if oid in known:
+                with replace(server, database=known[oid]).connect() as session:
+                    found.extend(_names_in(session, by_database[oid]))
+    # The users' tables first: of the rest only some may be shown.
+    return sorted(dict.fromkeys(found), key=lambda name: (": " not in name, name))
+
+
+# -- the answer ------------------------------------------------------------------------------------------------------------------------
+
+
+def divergence(server: Server, since: Iterable[Since], *, timeout_seconds: float) -> list[dict[str, Any]]:
+    """Return for each question what was committed here since; reading takes `timeout_seconds` at most, all questions together."""
+    here = _observe_here(server)
+    deadline = time.monotonic() + timeout_seconds
+    looked: dict[str, dict[str, Any]] = {}
+    sides = []
+    for question in since:
+        if question.lsn not in looked:
+            looked[question.lsn] = _answer(server, _look(server, here, question.lsn, deadline))
+        sides.append({"other": question.other, "from_lsn": question.lsn, **looked[question.lsn]})
+    return sides
+
+
+def _answer(server: Server, findings: Findings) -> dict[str, Any]:
+    return {
+        "complete": not findings.problem,
+        "transactions": findings.transactions,
+        "statistics_transactions": findings.statistics,
+        "xids": findings.xids,
+        "first_at": findings.first_at,
+        "last_at": findings.last_at,
+        "relations": relation_names(server, findings.files) if findings.files else [],
+        "problem": findings.problem,
+    }

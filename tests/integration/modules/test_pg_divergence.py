@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_divergence on real servers: exactly what was committed on one side, and never nothing where it could not be read."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from real_servers import Node, Pair, digest
+
+
+def part(pair: Pair) -> str:
+    """Promote the standby while its primary lives; returns the LSN at which they part."""
+    pair.primary.write_row(1)
+    pair.level()
+    pair.standby.sql("SELECT pg_promote()")
+    history = (pair.standby.data / "pg_wal" / "00000002.history").read_text(encoding="utf-8")
+    return history.split("\t")[1]
+
+
+def look(node: Node, other: Node, lsn: str, **more: Any) -> dict[str, Any]:
+    """Return the one answer, after looking that nothing was changed."""
+    before = digest(node.state)
+    answer = node.call("pg_divergence", since=[{"other": other.name, "lsn": lsn}], **more)
+    assert not answer.changed
+    assert digest(node.state) == before
+    [side] = answer["sides"]
+    assert side["other"] == other.name and side["from_lsn"] == lsn
+    return dict(side)
+
+
+def test_divergence_of_two_primaries_that_wrote_nothing_is_none_on_both(each_pair: Pair) -> None:
+    fork = part(each_pair)
+    for node, other in ((each_pair.primary, each_pair.standby), (each_pair.standby, each_pair.primary)):
+        side = look(node, other, fork)
+        assert side["complete"] and side["transactions"] == 0, side
+        assert side["xids"] == [] and side["relations"] == [] and side["first_at"] == ""
+
+
+def test_divergence_counts_exactly_the_rows_that_were_committed_on_each_side(each_pair: Pair) -> None:
+    pair = each_pair
+    fork = part(pair)
+    mine = [pair.primary.write_row(number) for number in (100, 101, 102)]
+    theirs = [pair.standby.write_row(200)]
+    old, new = look(pair.primary, pair.standby, fork), look(pair.standby, pair.primary, fork)
+    assert (old["transactions"], old["xids"]) == (3, mine)
+    assert (new["transactions"], new["xids"]) == (1, theirs)
+    assert old["complete"] and new["complete"]
+    assert old["relations"] == ["postgres: written"]
+    assert old["first_at"] < old["last_at"]
+
+
+def test_divergence_sees_commits_that_have_not_waited_for_the_disk(pair: Pair) -> None:
+    fork = part(pair)
+    with contextlib.closing(pair.primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = off; INSERT INTO written VALUES (100)")
+        connection.commit()
+    assert look(pair.primary, pair.standby, fork)["transactions"] == 1
+
+
+def test_divergence_leaves_out_what_was_rolled_back_and_what_analyze_wrote(pair: Pair) -> None:
+    fork = part(pair)
+    primary = pair.primary
+    with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written VALUES (100)")
+        connection.rollback()
+    primary.sql("CHECKPOINT")  # so that ANALYZE writes page images too
+    primary.sql("ANALYZE written")
+    side = look(primary, pair.standby, fork)
+    assert side["complete"] and side["transactions"] == 0, side
+    assert side["statistics_transactions"] == 1
+    primary.sql("CREATE STATISTICS of_written (ndistinct) ON number, by FROM written")
+    assert look(primary, pair.standby, fork)["transactions"] == 1
+
+
+def test_divergence_names_tables_of_several_databases_and_not_those_that_are_gone(pair: Pair) -> None:
+    fork = part(pair)
+    primary = pair.primary
+    primary.sql("CREATE DATABASE \"a shop\"")
+    with contextlib.closing(primary.connect("a shop")) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE \"Orders\" (number int); INSERT INTO \"Orders\" VALUES (1)")
+        connection.commit()
+    primary.sql("CREATE TABLE short_lived (number int)")
+    primary.sql("DROP TABLE short_lived")
+    primary.write_row(100)
+    side = look(primary, pair.standby, fork)
+    assert side["transactions"] == 5
+    assert side["relations"][:2] == ['a shop: "Orders"', "postgres: written"]
+    assert set(side["relations"][2:]) == {"shared catalogs", "system catalogs"}
+
+
+def test_divergence_over_many_segments_and_a_second_timeline_counts_all(pair: Pair) -> None:
+    fork = part(pair)
+    node = pair.standby
+    node.sql("ALTER SYSTEM SET wal_keep_size = '1GB'")
+    node.sql("SELECT pg_reload_conf()")
+    wanted = 0
+    for number in range(5):
+        node.write_row(1000 + number)
+        node.sql("SELECT pg_switch_wal()")
+        wanted += 1
+    node.stop()
+    (node.data / "standby.signal").touch()
+    node.append_conf("primary_conninfo = ''")
+    node.start()
+    node.sql("SELECT pg_promote()")  # timeline 3
+    node.write_row(2000)
+    side = look(node, pair.primary, fork)
+    assert side["complete"], side
+    assert side["transactions"] == wanted + 1, side
+
+
+def test_divergence_at_the_end_of_wal_right_behind_a_switched_segment_is_complete(pair: Pair) -> None:
+    fork = part(pair)
+    pair.primary.write_row(100)
+    pair.primary.sql("SELECT pg_switch_wal()")
+    side = look(pair.primary, pair.standby, fork)
+    assert side["complete"] and side["transactions"] == 1, side
+
+
+@pytest.mark.parametrize("how", ["stopped", "crashed", "fenced"])
+def test_divergence_of_a_server_that_is_down_counts_the_same_without_names(pair: Pair, how: str) -> None:
+    fork = part(pair)
+    xid = pair.primary.write_row(100)
+    if how == "fenced":
+        assert pair.primary.call("pg_fence").changed
+    else:
+        {"stopped": pair.primary.stop, "crashed": pair.primary.crash}[how]()
+    side = look(pair.primary, pair.standby, fork)
+    assert side["complete"] and side["xids"] == [xid], side
+    assert side["relations"] == []
+
+
+def test_divergence_behind_recycled_wal_is_unknown(pair: Pair) -> None:
+    fork = part(pair)
+    primary = pair.primary
+    primary.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
+    for number in range(3):
+        primary.write_row(100 + number)
+        primary.sql("SELECT pg_switch_wal()")
+    primary.sql("CHECKPOINT")
+    side = look(primary, pair.standby, fork)
+    assert not side["complete"]
+    assert side["problem"] == f"its WAL from {fork} on is gone"
+
+
+def test_divergence_from_an_unknown_point_is_unknown(pair: Pair) -> None:
+    part(pair)
+    side = look(pair.primary, pair.standby, "")
+    assert not side["complete"] and "cannot be told" in side["problem"]
+
+
+def test_divergence_that_is_not_read_in_time_is_unknown(pair: Pair) -> None:
+    fork = part(pair)
+    pair.primary.write_row(100)
+    side = look(pair.primary, pair.standby, fork, timeout_seconds=0.0)
+    assert not side["complete"] and "in time" in side["problem"]
+
+
+def test_divergence_with_damaged_wal_is_unknown(pair: Pair) -> None:
+    """A record in the middle that cannot be read is not the end of WAL while the server runs."""
+    fork = part(pair)
+    primary = pair.primary
+    primary.write_row(100)
+    damaged = primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn()) || ' ' || (pg_walfile_name_offset(pg_current_wal_lsn())).file_offset")
+    primary.write_row(101)
+    name, offset = damaged.split()
+    with (primary.data / "pg_wal" / name).open("r+b") as stream:
+        stream.seek(int(offset))
+        stream.write(b"\x00" * 24)
+    side = look(primary, pair.standby, fork)
+    assert not side["complete"] and "cannot be read" in side["problem"], side
+    assert side["transactions"] >= 1
+
+
+def test_divergence_in_check_mode_answers_the_same(pair: Pair) -> None:
+    fork = part(pair)
+    pair.primary.write_row(100)
+    answer = pair.primary.call("pg_divergence", check_mode=True, since=[{"other": "beta", "lsn": fork}])
+    assert not answer.changed and answer["sides"][0]["transactions"] == 1
