@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,14 @@ class Ended:
         return " ".join(self.output.split())
 
 
+def unreachable(*names: str) -> dict[str, dict[str, str]]:
+    """Return variables with which the controller does not reach these hosts.
+
+    Its connection goes through LXD's socket, whatever is cut: a container that does not exist is as far away as one can be.
+    """
+    return {name: {"ansible_lxd_host": f"{name}-gone"} for name in names}
+
+
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_seconds: float = SETTLE_SECONDS, pause_seconds: float = 0.1) -> None:
     """Ask until the answer is yes; raises ChaosError, naming `what`."""
     deadline = time.monotonic() + timeout_seconds
@@ -75,6 +83,7 @@ class ChaosCluster:
         self.playbooks = Playbooks(log_directory, {}, INVENTORY, "pg_cluster_chaos_main")
         self.servers: dict[str, Server] = {}
         self.forgiven: set[int] = set()
+        self.broken = False
         self._sql: Cluster | None = None
         self._ledger: ledger.LedgerProcess | None = None
         self._log = log_directory / "ledger.jsonl"
@@ -100,6 +109,7 @@ class ChaosCluster:
         for statement in ledger.CREATE:
             self.sql(self.primary(), f"SET ROLE bench_client; {statement}", database="bench_client")
         self.forgiven.clear()
+        self.broken = False
         self._log.unlink(missing_ok=True)
         self._ledger = ledger.LedgerProcess(ledger.LedgerSpec(self._sql.dsn, str(self._log)))
         wait_until(lambda: bool(self.events().commits), "the ledger's first acknowledgement")
@@ -116,18 +126,17 @@ class ChaosCluster:
 
     # -- playbooks -----------------------------------------------------------------------------------------------------------
 
-    def begin(self, name: str, *arguments: str, kill_after: int = 0, unreachable: Sequence[str] = ()) -> Run:
-        """Start a playbook; `unreachable` hosts cannot be reached by the controller, `kill_after` tasks it is killed."""
+    def begin(self, name: str, *arguments: str, kill_after: int = 0, variables: Mapping[str, Mapping[str, Any]] | None = None) -> Run:
+        """Start a playbook; `variables` overrides the inventory's by host, and after `kill_after` tasks it is killed."""
         environment: dict[str, str] = {"LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
         if kill_after:
             environment.update(
                 ANSIBLE_CALLBACK_PLUGINS=str(CALLBACKS), ANSIBLE_CALLBACKS_ENABLED="kill_after", PG_OPS_TEST_KILL_AFTER=str(kill_after)
             )
         sources: tuple[str, ...] = ()
-        if unreachable:
-            overlay = self.logs / f"unreachable-{secrets.token_hex(4)}.json"
-            # The connection itself goes through LXD's socket, whatever is cut: a container that is not there is as far away as one can be.
-            overlay.write_text(json.dumps({"pg_nodes": {"hosts": {name: {"ansible_lxd_host": f"{name}-gone"} for name in unreachable}}}))
+        if variables:
+            overlay = self.logs / f"overlay-{secrets.token_hex(4)}.json"
+            overlay.write_text(json.dumps({"pg_nodes": {"hosts": variables}}), encoding="utf-8")
             sources = ("-i", str(overlay))
         return self.playbooks.begin(name, *sources, *arguments, **environment)
 
@@ -246,6 +255,17 @@ class ChaosCluster:
             except OSError:
                 continue
         return 0
+
+    def cut_connections(self, name: str) -> None:
+        """End every connection of the controller to a container, as a cable that is pulled does."""
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (directory / "cmdline").read_bytes().split(b"\0")
+                is_client = words[0] == b"lxc" or words[0].endswith(b"/lxc")
+                if is_client and any(word.endswith(name.encode()) for word in words):
+                    os.kill(int(directory.name), signal.SIGKILL)
+            except (OSError, IndexError):
+                continue
 
     # -- containers ----------------------------------------------------------------------------------------------------------
 

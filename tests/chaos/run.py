@@ -3,7 +3,8 @@
 """Random schedules of all scenarios on one cluster: `make chaos SEED=7 ROUNDS=3`, or `python -m tests.chaos.run [SCENARIO ...]`.
 
 SEED (a random one, printed) decides the order of the scenarios and every choice in them; round n uses SEED+n-1. ROUNDS (1) says how
-often all of them are played, SECONDS (7200) when no further one is begun. SCENARIO names some of them.
+often all of them are played, SECONDS (7200) when no further one is begun. SCENARIO names some of them. The results are kept in
+.cache/chaos/results.json; with REPORT=1 docs/faults.md is written from them.
 Exit status: 0 all passed, 1 not all, 2 wrong call.
 """
 
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from benchmarks.run import versions
+from tests.chaos import report
 from tests.chaos.cluster import ChaosCluster, chaos_cluster
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.stage import EXPECTED_ERRORS, Result, perform
@@ -49,11 +52,9 @@ def play_round(cluster: ChaosCluster, names: Sequence[str], seed: int, deadline:
         if time.monotonic() > deadline:
             results.append(Result(name, SCENARIOS[name].group, str(seed), 0.0, problems=["The time was over before it began."]))
         else:
-            results.append(perform(cluster, SCENARIOS[name], str(seed)))
-            if results[-1].problems:
-                print(line(results[-1]), flush=True)
+            if cluster.broken:
                 cluster.set_up()
-                continue
+            results.append(perform(cluster, SCENARIOS[name], str(seed)))
         print(line(results[-1]), flush=True)
     return results
 
@@ -78,11 +79,15 @@ def main(arguments: Sequence[str]) -> int:
             print(f"chaos: the playbooks' output and the ledger are in {cluster.logs}", flush=True)
             for offset in range(rounds):
                 results += play_round(cluster, arguments or list(SCENARIOS), seed + offset, deadline)
+                report.save(results, report.surroundings(versions(cluster.servers[cluster.primary()])))
     except EXPECTED_ERRORS as error:
         print(f"chaos: {error}", file=sys.stderr)
         return 1
+    if os.environ.get("REPORT") == "1":
+        report.main()
     failed = [result for result in results if result.problems]
-    print(f"chaos: {len(results) - len(failed)} of {len(results)} passed, SEED={seed}")
+    skipped = [result for result in results if result.skipped]
+    print(f"chaos: {len(results) - len(failed) - len(skipped)} passed, {len(failed)} failed, {len(skipped)} not played, SEED={seed}")
     return 1 if failed else 0
 
 

@@ -97,6 +97,7 @@ def _judge(cluster: ChaosCluster, scenario: Scenario, seed: str, began: float, p
         cluster.forgiven.update(rows.missing)
     except EXPECTED_ERRORS as error:
         problems.append(f"{type(error).__name__}: {error}")
+    cluster.broken = bool(problems)
     return Result(
         scenario.name, scenario.group, seed, round(time.monotonic() - began, 1), longest_gap_seconds=round(gap, 2), problems=problems, **counts
     )

@@ -17,13 +17,14 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a role change may take for granted; bytes, files and seconds."""
+    """How much a role change may take for granted; bytes, files and seconds. `fence_command`: a host out of reach can be switched off."""
 
     max_lag_bytes: int = 16 * 1024 * 1024
     accept_data_loss_bytes: int = 0
     max_archive_ready_files: int = 100
     max_transaction_seconds: int = 300
     unfenced: str = ""
+    fence_command: int = 0
 
 
 def _rank(node: Node) -> tuple[int, int, int]:
