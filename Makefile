@@ -3,11 +3,11 @@
 
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHON
+export PYTHON SEED ROUNDS REPORT
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev local demo demo-clean test test-fast bench clean
+.PHONY: help setup setup-dev local demo demo-clean test test-fast bench chaos clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -35,6 +35,9 @@ test: setup-dev ## test-fast, the playbooks on local servers, then the molecule 
 
 bench: setup-dev ## measure switchover and failover on LXD (RUNS=5)
 	@$(VENV_PYTHON) -m benchmarks.run
+
+chaos: setup-dev ## every fault of tests/chaos on LXD, in random order (SEED, ROUNDS=1), as root
+	@$(VENV_PYTHON) -m tests.chaos.run
 
 clean: ## remove .venv, caches and links; the local clusters stay (make demo-clean)
 	@rm -rf .venv .cache .ansible .mypy_cache .pytest_cache .ruff_cache collections playbooks/collections tests/output

@@ -49,53 +49,79 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True)
+class Run:
+    """One run of ansible-playbook that has begun; `began_seconds` is monotonic."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    began_seconds: float
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def end(self, timeout_seconds: float) -> int:
+        """Wait for its end and return its status; whatever is left of it is killed. Raises BenchError if it is late."""
+        try:
+            return self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{self.name}.yml did not end within {timeout_seconds:g} s and was killed; see {self.log}.") from error
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(5)
+
+
+@dataclass(frozen=True)
 class Playbooks:
     """How playbooks are run: the variables that each gets, and where their output goes."""
 
     log_directory: Path
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
+    inventory: str = INVENTORY
+    limit: str = LIMIT
 
     def argv(self, program: str, *arguments: str) -> list[str]:
         """Return the command of one of Ansible's programs, from the same environment as this Python."""
-        return [str(Path(sys.executable).parent / program), "-i", INVENTORY, "--vault-id", VAULT_SCRIPT, *arguments]
+        return [str(Path(sys.executable).parent / program), "-i", self.inventory, "--vault-id", VAULT_SCRIPT, *arguments]
 
-    def run(self, name: str, *arguments: str, timeout_seconds: float) -> tuple[float, float]:
-        """Run playbooks/<name>.yml; return when it began and ended (monotonic). Raises BenchError if it fails or is late."""
+    def begin(self, name: str, *arguments: str, **more_environment: str) -> Run:
+        """Start playbooks/<name>.yml; the caller has to end the run."""
         variables = json.dumps(dict(self.extra_vars))
-        limit = () if name == "launch_containers" else ("--limit", LIMIT)
+        limit = () if name in ("launch_containers", "delete_containers") else ("--limit", self.limit)
         argv = self.argv("ansible-playbook", f"playbooks/{name}.yml", "-e", variables, *limit, *arguments)
-        log = self.log_directory / f"{time.strftime('%H%M%S')}_{name}.log"
+        log = self.log_directory / f"{time.strftime('%H%M%S')}_{time.monotonic_ns() % 10**6:06d}_{name}.log"
         with log.open("wb") as output:
             began = time.monotonic()
             process = subprocess.Popen(  # pylint: disable=consider-using-with
                 argv,
                 cwd=CHECKOUT,
-                env=environment(),
+                env={**environment(), **more_environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            try:
-                status = process.wait(timeout_seconds)
-            except subprocess.TimeoutExpired as error:
-                raise BenchError(f"{name}.yml did not end within {timeout_seconds:g} s and was killed; see {log}.") from error
-            finally:
-                ended = time.monotonic()
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(5)
+        return Run(name, process, log, began)
+
+    def run(self, name: str, *arguments: str, timeout_seconds: float) -> tuple[float, float]:
+        """Run playbooks/<name>.yml; return when it began and ended (monotonic). Raises BenchError if it fails or is late."""
+        run = self.begin(name, *arguments)
+        status = run.end(timeout_seconds)
+        ended = time.monotonic()
         if status != 0:
-            last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
-            raise BenchError(f"{name}.yml failed with status {status}; see {log}, which ends:\n{last}")
-        return began, ended
+            last = "\n".join(run.output.splitlines()[-25:])
+            raise BenchError(f"{name}.yml failed with status {status}; see {run.log}, which ends:\n{last}")
+        return run.began_seconds, ended
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """Return the variables of each PostgreSQL host, in the inventory's order."""
         # Other clusters on the same LXD are not ours to measure.
         listing = json.loads(run_command(self.argv("ansible-inventory", "--list"), timeout_seconds=60))
         variables = listing.get("_meta", {}).get("hostvars", {})
-        return {name: {key: plain(value) for key, value in variables.get(name, {}).items()} for name in members(listing, LIMIT)}
+        return {name: {key: plain(value) for key, value in variables.get(name, {}).items()} for name in members(listing, self.limit)}
 
 
 def plain(value: Any) -> Any:
@@ -159,7 +185,9 @@ def server_of(name: str, variables: Mapping[str, Any]) -> Server:
     shell = (*enter, "sh")
     port, owner = int(variables.get("pg_port", 5432)), str(variables.get("pg_owner", "postgres"))
     superuser = str(variables.get("pg_superuser", "postgres"))
-    psql = (*enter, "runuser", "-u", owner, "--", "psql", "-XAtq", "-p", str(port), "-U", superuser, "postgres")
+    # One stream: lxc carries two side by side, and a notice that comes behind the answer's end would be taken for a failure.
+    one_stream = (*shell, "-c", 'exec "$0" "$@" 2>&1')
+    psql = (*one_stream, "runuser", "-u", owner, "--", "psql", "-XAtq", "-p", str(port), "-U", superuser, "postgres")
     found = Server(name, str(variables["pg_address"]), port, shell, psql, "", "", "")
     data = query_once(found, "SHOW data_directory")
     programs = run_command(shell, stdin=BIN_DIRECTORY_SCRIPT.format(data=data), timeout_seconds=10)

@@ -4,7 +4,7 @@
 
     python scripts/run_checks.py fast|all [STEP ...]
 
-fast is everything without containers; all adds the molecule scenarios on LXD. STEP names the steps to run, all if none is named.
+fast is everything without containers; all adds the molecule scenarios on LXD and the fault suite's subset. STEP names the steps to run, all if none is named.
 Every step's output is kept in .cache/checks/.
 """
 
@@ -123,10 +123,13 @@ def playbook_steps() -> list[Step]:
 
 
 def container_steps() -> list[Step]:
-    """Return the tests of the playbooks that make containers, and one step for each molecule scenario."""
+    """Return the tests of the playbooks that make containers, one step for each molecule scenario, and the fixed part of the fault suite."""
     scenarios = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
-    containers = Step("container tests", pytest("tests/integration/containers"))
-    return [containers, *(Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios)]
+    return [
+        Step("container tests", pytest("tests/integration/containers")),
+        *(Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios),
+        Step("chaos subset", pytest("tests/chaos", "-m", "subset")),
+    ]
 
 
 def environment(step: Step) -> dict[str, str]:

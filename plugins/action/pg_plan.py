@@ -205,7 +205,7 @@ class ActionModule(ActionBase):
         self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
         after = after_change(topology, plan.source, plan.target, source_returns=False)
         decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
-        fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence)}
+        fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence), "switch_off_hosts": list(plan.switch_off)}
         return {**decided, **fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
 
     def _rejoin(self) -> Result:

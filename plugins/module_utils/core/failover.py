@@ -35,12 +35,16 @@ FINISH = "finish"
 
 @dataclass(frozen=True)
 class FailoverPlan:
-    """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known."""
+    """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known.
+
+    `fence` are the hosts whose servers are fenced there, `switch_off` those that cannot be reached and that the fence command ends.
+    """
 
     action: str
     source: str
     target: str
     fence: tuple[str, ...] = ()
+    switch_off: tuple[str, ...] = ()
     lost_bytes: Optional[int] = None
     blockers: tuple[Blocker, ...] = ()
     notes: tuple[str, ...] = ()
@@ -78,8 +82,24 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
     return FailoverPlan(TAKE_OVER, primary.host, "", blockers=(blocker,))
 
 
+def _switched_off(topology: Topology, source: Optional[Node], limits: Limits) -> tuple[str, ...]:
+    """Return the hosts that the fence command has to switch off: out of reach, and perhaps primary."""
+    if not limits.fence_command or limits.unfenced == "accept" or source is None:
+        return ()
+    if source.state == states.UNREACHABLE:
+        return (source.host,)
+    return tuple(node.host for node in _successors_out_of_sight(topology, source))
+
+
+def _successors_out_of_sight(topology: Topology, source: Node) -> tuple[Node, ...]:
+    """Return the nodes that cannot be reached and may have taken the role from `source`: an earlier run promoted one of them."""
+    if not source.standby_signal and not source.fenced:
+        return ()
+    return tuple(node for node in topology.nodes if node.state == states.UNREACHABLE and node.member.priority > 0)
+
+
 def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
-    if limits.unfenced == "accept":
+    if limits.unfenced == "accept" or _switched_off(topology, source, limits):
         return []
     if source is None:
         return [
@@ -93,7 +113,7 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
             Blocker(
                 "not_fenced", source.host, "the old primary cannot be reached, so it cannot be fenced", source.problem or "no answer",
                 "fenced, or known to be off",
-                "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept.",
+                "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command.",
             )
         ]
     if source.state == states.STARTING and not source.standby_signal:
@@ -103,16 +123,12 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
                 source.problem or source.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
             )
         ]
-    if not source.standby_signal and not source.fenced:
-        return []
-    # Somebody took the role from it already: an earlier run that was cut off, or one that promoted a node that is out of sight now.
     return [
         Blocker(
             "not_fenced", node.host, "cannot be reached, and it may have taken over from {0}".format(source.host), node.problem or "no answer",
             "an answer, or known to be off", "Make it reachable or switch it off, then repeat with -e pg_failover_unfenced=accept.",
         )
-        for node in topology.nodes
-        if node.state == states.UNREACHABLE and node.member.priority > 0
+        for node in _successors_out_of_sight(topology, source)
     ]
 
 
@@ -178,14 +194,16 @@ def _ahead_blockers(topology: Topology, target: Node, limits: Limits) -> list[Bl
     return []
 
 
-def _notes(topology: Topology, source: Optional[Node], target: Node, lost: Optional[int]) -> tuple[str, ...]:
-    notes: list[str] = []
+def _notes(
+    topology: Topology, source: Optional[Node], target: Node, lost: Optional[int], switch_off: tuple[str, ...]
+) -> tuple[str, ...]:
+    notes = ["{0} cannot be reached: pg_fence_command switches it off first".format(host) for host in switch_off]
     old = source.host if source else "the old primary"
     if lost is None:
         notes.append("How much {0} had that {1} lacks cannot be known: its WAL could not be read".format(old, target.host))
     else:
         notes.append("At most {0} bytes of WAL that only {1} holds are lost (page precision, 8192)".format(lost, old))
-    if source is None or source.state == states.UNREACHABLE:
+    if source is None or (source.state == states.UNREACHABLE and source.host not in switch_off):
         notes.append("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(old))
     notes.extend(
         "{0} holds {1} bytes that {2} lacks: start_new_standby.yml brings it back".format(node.host, behind, target.host)
@@ -225,6 +243,6 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         found.extend(_down_blockers(topology, target, limits))
     # The old primary, and whatever else would open read-write at its next start.
     fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
-    return FailoverPlan(
-        TAKE_OVER, source.host if source else "", target.host, fence, lost, tuple(found), _notes(topology, source, target, lost)
-    )
+    off = _switched_off(topology, source, limits)
+    notes = _notes(topology, source, target, lost, off)
+    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, lost, tuple(found), notes)

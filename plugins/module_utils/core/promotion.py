@@ -17,7 +17,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a role change may take for granted; bytes, files and seconds."""
+    """How much a role change may take for granted; bytes, files and seconds. `fence_command`: a host out of reach can be switched off."""
 
     max_lag_bytes: int = 16 * 1024 * 1024
     accept_data_loss_bytes: int = 0
@@ -25,6 +25,7 @@ class Limits:
     max_transaction_seconds: int = 300
     accept_slot_loss: bool = False
     unfenced: str = ""
+    fence_command: int = 0
 
 
 def _rank(node: Node) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
 
 LIMITS = Limits()
 ACCEPT = Limits(unfenced="accept")
+FENCE = Limits(fence_command=1)
 DEAD = down(cluster(), "pg1")
 SEEN_DOWN = [states.UNRESPONSIVE, states.STOPPED, states.CRASHED]
 
@@ -58,6 +59,24 @@ def test_plan_of_an_unreachable_primary_asks_for_acceptance(limits: Limits, expe
     assert (reasons(plan.blockers), plan.fence, plan.lost_bytes) == (expected, (), None)
     assert "pg1 was NOT fenced: keep it off until start_new_standby.yml has run" in plan.notes
     assert any("cannot be known" in note for note in plan.notes)
+
+
+def test_plan_of_an_unreachable_primary_with_a_fence_command_switches_it_off() -> None:
+    plan = plan_failover(down(cluster(), "pg1", states.UNREACHABLE), "", FENCE)
+    assert (plan.blockers, plan.fence, plan.switch_off, plan.target) == ((), (), ("pg1",), "pg2")
+    assert "pg1 cannot be reached: pg_fence_command switches it off first" in plan.notes
+    assert not any("NOT fenced" in note for note in plan.notes)
+
+
+def test_plan_with_a_fence_command_switches_nothing_off_that_can_be_fenced_or_was_accepted() -> None:
+    assert plan_failover(DEAD, "", FENCE).switch_off == ()
+    accepted = plan_failover(down(cluster(), "pg1", states.UNREACHABLE), "", Limits(unfenced="accept", fence_command=1))
+    assert accepted.switch_off == ()
+    assert "pg1 was NOT fenced: keep it off until start_new_standby.yml has run" in accepted.notes
+
+
+def test_plan_with_a_fence_command_leaves_a_starting_primary_alone() -> None:
+    assert reasons(plan_failover(down(cluster(), "pg1", states.STARTING), "", FENCE).blockers) == [("primary_starting", "pg1")]
 
 
 @pytest.mark.parametrize("word", ["yes", "true", "Accept", "accept "])

@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write docs/faults.md from the results of rounds: `make chaos REPORT=1` does it, and `python -m tests.chaos.report` from what the last run kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cluster import CHECKOUT
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.stage import NOTHING, Result
+
+DOCUMENT = CHECKOUT / "docs" / "faults.md"
+RESULTS = CHECKOUT / ".cache" / "chaos" / "results.json"
+HEAD = """\
+<!-- SPDX-FileCopyrightText: pg_ops.replication contributors -->
+<!-- SPDX-License-Identifier: GPL-3.0-or-later -->
+<!-- Written by tests/chaos/report.py; do not edit. -->
+# Faults
+
+What happens to acknowledged rows when things break, as measured. Three LXD containers; a client with a multi-host connection commits a numbered row
+every 20 ms and records every acknowledgement and every value that it reads back; a witness on each node notices a second one that accepts writes. Each
+scenario begins with a healthy cluster, breaks it, and ends with what an operator types to have a healthy one again, which `status.yml` has to confirm.
+
+What can be lost:
+
+- **Planned switchovers: nothing**, also when they are killed in the middle, cut off, or the candidate dies.
+- **Failovers with a synchronous quorum (`synchronous_standby_names`): nothing.**
+- **Asynchronous failovers: commits that no standby had yet.** `failover.yml` says how many bytes of WAL at most; `start_new_standby.yml` lists the
+  transactions. The checker compares: a missing row that is in no such list fails the scenario, and so does a listed one that is there.
+- **Failovers that somebody lets happen unfenced (`pg_failover_unfenced=accept`) while the old primary still runs: all that it accepts until it is
+  stopped.** A frozen machine accepts writes again the moment it thaws; nothing on it can know better. `pg_fence_command` switches such a
+  machine off before anybody is promoted. What was lost is listed all the same.
+
+A round is repeated with `make chaos SEED=… ROUNDS=1`, as root. The same seed plays the same scenarios in the same order with the same choices; where in a
+commit the fault strikes is chance.
+"""
+
+
+def surroundings(versions: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "cores": os.cpu_count(),
+        "versions": {**versions, "ansible_core": metadata.version("ansible-core"), "kernel": platform.release(), "python": platform.python_version()},
+    }
+
+
+def save(results: Sequence[Result], around: Mapping[str, Any]) -> None:
+    """Keep the results of one call of `make chaos`, for the document."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    content = {**around, "results": [asdict(result) for result in results]}
+    RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def scenario_table() -> list[str]:
+    """Return what each scenario is and what it may lose."""
+    lines = ["## Scenarios", "", "| scenario | what happens | may lose |", "|---|---|---|"]
+    for each in SCENARIOS.values():
+        price = "nothing" if each.may_lose == NOTHING else "what is reported"
+        price += "; two primaries for a time" if each.may_split else ""
+        lines.append(f"| {each.group}: `{each.name}` | {each.what} | {price} |")
+    return lines
+
+
+def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one round's figures, in the order in which it was played."""
+    lines = [
+        f"## SEED={seed}",
+        "",
+        "| scenario | verdict | seconds | acknowledged | missing | of these reported | twice | longest gap, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        if each["skipped"]:
+            lines.append(f"| {each['scenario']} | not played: {each['skipped']} | | | | | | |")
+            continue
+        verdict = "**FAILED**" if each["problems"] else "passed"
+        lines.append(
+            f"| {each['scenario']} | {verdict} | {each['seconds']:.0f} | {each['acknowledged']} | {each['missing']} | {each['reported']} |"
+            f" {each['twice']} | {each['longest_gap_seconds']:.2f} |"
+        )
+    return lines
+
+
+def document(content: Mapping[str, Any]) -> str:
+    """Return the whole text."""
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    lines = [HEAD, f"Measured {content['date']} on {content['cores']} cores: {versions}.", "", *scenario_table()]
+    for seed in dict.fromkeys(each["seed"] for each in content["results"]):
+        lines += ["", *round_table(seed, [each for each in content["results"] if each["seed"] == seed])]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the document from the last results."""
+    try:
+        content = json.loads(RESULTS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        print(f"There is no {RESULTS}: run make chaos first.", file=sys.stderr)
+        return 2
+    DOCUMENT.write_text(document(content), encoding="utf-8")
+    print(f"{DOCUMENT.relative_to(CHECKOUT)} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

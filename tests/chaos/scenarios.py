@@ -1,0 +1,557 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The scenarios by name. Each begins with a healthy cluster and ends with what an operator types to get one again."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.chaos.cluster import HAS_HEAL, ChaosCluster, ChaosError, unreachable, wait_until
+from tests.chaos.stage import NOTHING, REPORTED, Scenario
+
+Play = Callable[[ChaosCluster, random.Random], None]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(group: str, *, may_lose: str = NOTHING, may_split: bool = False, needs: tuple[str, ...] = (), subset: bool = False) -> Callable[[Play], Play]:
+    """Register a scenario under its function's name; the docstring's first line says what it is."""
+
+    def register(play: Play) -> Play:
+        name = play.__name__
+        what = (play.__doc__ or "").splitlines()[0]
+        SCENARIOS[name] = Scenario(name, group, what, play, may_lose, may_split, frozenset(needs), subset)
+        return play
+
+    return register
+
+
+ACCEPT_UNFENCED = ("-e", "pg_failover_unfenced=accept")
+FENCE_COMMAND = ("-e", '{"pg_fence_command": ["lxc", "stop", "--force", "local:{{ inventory_hostname }}"]}')
+# So long a standby that cannot catch up is waited for; the default is two minutes.
+HURRY = ("-e", "pg_start_timeout_seconds=15")
+ROLE_CHANGES = 20
+
+
+def take_over(cluster: ChaosCluster, *arguments: str) -> None:
+    """Do what an operator types after the primary died."""
+    cluster.play("failover", *arguments)
+    cluster.play("start_new_standby")
+
+
+def require(holds: bool, what: str) -> None:
+    """Raise ChaosError unless the scenario is where it should be."""
+    if not holds:
+        raise ChaosError(what)
+
+
+@contextmanager
+def setting(cluster: ChaosCluster, names: list[str], name: str, value: str) -> Iterator[None]:
+    """Have servers run with a setting; it is reset afterwards, also on those that were down meanwhile."""
+    for server in names:
+        cluster.sql(server, f"ALTER SYSTEM SET {name} = '{value}'")
+        cluster.sql(server, "SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for server in names:
+            if cluster.in_recovery(server) is None:
+                path = f"{cluster.servers[server].data_directory}/postgresql.auto.conf"
+                cluster.shell(server, f"sed -i '/^{name} /d' {path}")
+            else:
+                cluster.sql(server, f"ALTER SYSTEM RESET {name}")
+                cluster.sql(server, "SELECT pg_reload_conf()")
+
+
+def fill_wal(cluster: ChaosCluster, name: str, megabytes: int) -> None:
+    """Write some WAL that is no row of the ledger."""
+    cluster.sql(name, "CREATE TABLE IF NOT EXISTS ballast (filler text)")
+    cluster.sql(name, f"INSERT INTO ballast SELECT repeat(md5(n::text), 31) FROM generate_series(1, {megabytes * 1024}) n", timeout_seconds=60)
+    cluster.sql(name, "TRUNCATE ballast")
+
+
+# -- the primary -------------------------------------------------------------------------------------------------------------
+
+
+@scenario("primary", may_lose=REPORTED, subset=True)
+def postmaster_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """SIGKILL to the postmaster and its children; failover, rejoin."""
+    cluster.kill_server(cluster.primary())
+    take_over(cluster)
+
+
+@scenario("primary", may_lose=REPORTED)
+def immediate_stop(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """`pg_ctl stop -m immediate`; failover, rejoin."""
+    cluster.stop_server(cluster.primary(), mode="immediate")
+    take_over(cluster)
+
+
+@scenario("primary", subset=True)
+def backend_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """SIGKILL to the client's backend, as the OOM killer does it: the server recovers by itself and stays primary."""
+    primary = cluster.primary()
+    backend = cluster.sql(primary, "SELECT pid FROM pg_stat_activity WHERE usename = 'bench_client' LIMIT 1")
+    cluster.shell(primary, f"kill -KILL {int(backend)}")
+    cluster.wait_for_writes()
+    require(cluster.primary() == primary, "The primary changed although nobody asked for it.")
+
+
+@scenario("primary", subset=True)
+def container_restarted(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary's machine is switched off and on again before anybody acts: it comes back as primary, with everything."""
+    primary = cluster.primary()
+    cluster.stop_container(primary)
+    cluster.start_container(primary)
+    cluster.wait_for_writes()
+    require(cluster.primary() == primary, "Another node is primary although nobody asked for it.")
+
+
+@scenario("primary", may_lose=REPORTED, needs=("boot_guard",))
+def container_stopped(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary's machine is off, a standby takes over, then it is switched on: the boot guard keeps its server from opening."""
+    primary = cluster.primary()
+    cluster.stop_container(primary)
+    cluster.refused("failover", said="so it cannot be fenced")
+    cluster.play("failover", *ACCEPT_UNFENCED)
+    cluster.wait_for_writes()
+    cluster.start_container(primary)
+    require(cluster.in_recovery(primary) is not False, f"{primary} accepts writes beside the new primary.")
+    cluster.play("start_new_standby")
+
+
+@scenario("primary", may_lose=REPORTED, needs=("boot_guard",))
+def frozen_and_switched_off(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary hangs; `pg_fence_command` switches it off, a standby takes over, and the old one must not accept a write again."""
+    primary = cluster.primary()
+    with cluster.frozen(primary):
+        cluster.refused("failover", said="so it cannot be fenced")
+        cluster.play("failover", *FENCE_COMMAND)
+        require(cluster.instance(primary).status == "Stopped", f"{primary} was not switched off.")
+        cluster.wait_for_writes()
+    cluster.start_container(primary)
+    require(cluster.in_recovery(primary) is not False, f"{primary} accepts writes again.")
+    cluster.play("start_new_standby")
+
+
+@scenario("primary", may_lose=REPORTED, needs=("boot_guard",))
+def cut_off_and_fenced(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary is cut from everybody; `pg_fence_command` switches it off, and it comes back as a standby."""
+    primary = cluster.primary()
+    with cluster.cut(primary):
+        cluster.play("failover", *FENCE_COMMAND, variables=unreachable(primary))
+        cluster.wait_for_writes()
+    cluster.start_container(primary)
+    require(cluster.in_recovery(primary) is not False, f"{primary} accepts writes again.")
+    cluster.play("start_new_standby")
+
+
+@scenario("primary", may_lose=REPORTED, may_split=True)
+def frozen_and_thawed_unfenced(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """Somebody accepts a failover without a fence while the primary only hangs, and it thaws: two primaries, repaired, losses reported."""
+    primary = cluster.primary()
+    with cluster.frozen(primary):
+        cluster.play("failover", *ACCEPT_UNFENCED)
+        cluster.wait_for_writes()
+    wait_until(lambda: cluster.in_recovery(primary) is False, f"{primary} to answer again")
+    end_the_older(cluster, primary)
+
+
+@scenario("primary", may_lose=REPORTED)
+def wal_disk_full(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """`pg_wal` is on a small disk that fills: the primary panics and cannot start; failover, room again, rejoin."""
+    primary = cluster.primary()
+    wal, aside = f"{cluster.servers[primary].data_directory}/pg_wal", "/var/tmp/pg_wal.aside"
+    cluster.stop_server(primary)
+    cluster.shell(
+        primary,
+        f"mv {wal} {aside} && mkdir {wal} && mount -t tmpfs -o size=160m,mode=0700 tmpfs {wal} && cp -a {aside}/. {wal}/"
+        f" && chown postgres: {wal} && rm -rf {aside}",
+        timeout_seconds=60,
+    )
+    cluster.start_server(primary)
+    cluster.wait_for_writes()
+    cluster.shell(primary, f"cat /dev/zero > {wal}/ballast 2>/dev/null; true")
+    cluster.sql(primary, "SELECT 1")
+    deadline = time.monotonic() + 60
+    while cluster.in_recovery(primary) is False and time.monotonic() < deadline:
+        # Recycled segments are used up, then there is no room for a new one.
+        subprocess.run((*cluster.servers[primary].psql_argv, "-c", "SELECT pg_switch_wal()"), capture_output=True, check=False, timeout=20)
+    wait_until(lambda: cluster.in_recovery(primary) is None, f"{primary} to give up")
+    cluster.play("failover")
+    cluster.shell(
+        primary,
+        f"rm -f {wal}/ballast; mkdir {aside} && cp -a {wal}/. {aside}/ && umount {wal} && rmdir {wal} && mv {aside} {wal}"
+        f" && chown postgres: {wal} && chmod 700 {wal}",
+        timeout_seconds=60,
+    )
+    cluster.play("start_new_standby")
+
+
+@scenario("primary")
+def all_restarted(cluster: ChaosCluster, rng: random.Random) -> None:
+    """All machines lose their power together and come back in any order."""
+    primary = cluster.primary()
+    order = rng.sample(cluster.names, len(cluster.names))
+    for name in order:
+        cluster.stop_container(name)
+    for name in order:
+        cluster.start_container(name)
+    cluster.wait_for_writes()
+    require(cluster.primary() == primary, "Another node is primary although nobody asked for it.")
+    cluster.play("start_new_standby")
+
+
+@scenario("primary", may_lose=REPORTED, subset=True)
+def started_by_hand(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """After a failover somebody starts the old primary: it is fenced, so it starts as a standby and accepts nothing."""
+    primary = cluster.primary()
+    cluster.kill_server(primary)
+    cluster.play("failover")
+    cluster.start_server(primary)
+    wait_until(lambda: cluster.in_recovery(primary) is not None, f"{primary} to answer")
+    require(cluster.in_recovery(primary) is True, f"{primary} accepts writes beside the new primary.")
+    cluster.play("start_new_standby")
+
+
+# -- the network -------------------------------------------------------------------------------------------------------------
+
+
+@scenario("network", may_lose=REPORTED)
+def cut_from_everybody(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary is cut from clients, peers and controller; a standby takes over, the old server is stopped before the network heals."""
+    primary = cluster.primary()
+    with cluster.cut(primary):
+        cluster.refused("failover", said="so it cannot be fenced", variables=unreachable(primary))
+        cluster.play("failover", *ACCEPT_UNFENCED, variables=unreachable(primary))
+        cluster.wait_for_writes()
+        cluster.stop_server(primary)
+    cluster.play("start_new_standby")
+
+
+@scenario("network", may_lose=REPORTED, may_split=True)
+def cut_from_everybody_then_healed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The same, but the network heals while both run: two primaries, repaired, losses reported."""
+    primary = cluster.primary()
+    with cluster.cut(primary):
+        cluster.play("failover", *ACCEPT_UNFENCED, variables=unreachable(primary))
+        cluster.wait_for_writes()
+    end_the_older(cluster, primary)
+
+
+@scenario("network")
+def cut_from_standbys(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary is cut from its standbys only, clients go on: no role change is allowed, nothing is lost."""
+    primary, standbys = cluster.primary(), cluster.standbys()
+    with cluster.cut(primary, peers=standbys):
+        cluster.refused("failover", said="is primary and answers")
+        wait_until(lambda: cluster.sql(primary, "SELECT count(*) FROM pg_stat_replication") == "0", "the standbys to be gone")
+        require(cluster.run("switchover").status != 0, "A switchover was begun to a standby that does not stream.")
+        cluster.wait_for_writes()
+    require(cluster.primary() == primary, "The primary changed.")
+
+
+@scenario("network")
+def one_way_cut(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A standby hears the primary and is not heard; switchover to it is refused or succeeds, to nobody's loss."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    with cluster.cut(standby, peers=[primary], directions=["OUTPUT"]):
+        cluster.run("switchover", "-e", f"pg_switchover_to={standby}")
+        cluster.wait_for_writes()
+    require(cluster.primary() == primary, "The role moved to a standby that the primary could not hear.")
+
+
+@scenario("network")
+def flapping(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The network between primary and standbys comes and goes during a switchover; a second run ends it."""
+    primary, standbys = cluster.primary(), cluster.standbys()
+    target = rng.choice(standbys)
+    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
+    deadline = time.monotonic() + 60
+    while run.process.poll() is None and time.monotonic() < deadline:
+        with cluster.cut(primary, peers=standbys):
+            time.sleep(rng.uniform(0.1, 1.0))
+        time.sleep(rng.uniform(0.1, 2.0))
+    run.end(60)
+    wait_for_streams(cluster)
+    cluster.play("switchover", "-e", f"pg_switchover_to={target}")
+    require(cluster.primary() == target, f"{target} is not primary.")
+
+
+def wait_for_streams(cluster: ChaosCluster) -> None:
+    """Wait until a primary is there and two standbys stream from it, or one whose old primary is down."""
+    count = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    wait_until(lambda: any(int(cluster.sql(name, count)) >= 1 for name in cluster.primaries()) or not cluster.primaries(), "a standby that streams")
+
+
+def end_the_older(cluster: ChaosCluster, older: str) -> None:
+    """Repair two primaries: by heal.yml where the collection has it, otherwise by hand as the README says."""
+    require(cluster.run("status").status != 0, "Two primaries are not noticed.")
+    cluster.refused("switchover", said="accepts writes")
+    if HAS_HEAL:
+        keep = next(name for name in cluster.primaries() if name != older)
+        cluster.play("heal", "-e", f"pg_heal_keep={keep}")
+        return
+    cluster.stop_server(older)
+    cluster.play("start_new_standby")
+
+
+# -- during an action --------------------------------------------------------------------------------------------------------
+
+
+def killed_then_repeated(cluster: ChaosCluster, rng: random.Random, name: str, *arguments: str, tasks: int) -> None:
+    """Run a playbook three times, each killed a bit later than the one before, then to its end."""
+    for point in sorted(rng.sample(range(2, tasks), 3)):
+        cluster.run(name, *arguments, kill_after=point)
+    cluster.play(name, *arguments)
+
+
+@scenario("during")
+def switchover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of switchover.yml; it is run again."""
+    target = rng.choice(cluster.standbys())
+    killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}", tasks=11)
+    require(cluster.primary() == target, f"{target} is not primary.")
+
+
+@scenario("during", may_lose=REPORTED)
+def failover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of failover.yml; it is run again."""
+    cluster.kill_server(cluster.primary())
+    for point in sorted(rng.sample(range(2, 12), 3)):
+        if cluster.run("failover", kill_after=point).status == 0:
+            break
+    if not cluster.primaries() or cluster.run("status").status != 0:
+        done = cluster.run("failover")
+        require(done.status == 0 or "is primary and answers" in done.text, f"failover.yml cannot be repeated:\n{done.output[-3000:]}")
+    cluster.play("start_new_standby")
+
+
+@scenario("during", may_lose=REPORTED)
+def rejoin_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of start_new_standby.yml; it is run again."""
+    cluster.kill_server(cluster.primary())
+    cluster.play("failover")
+    killed_then_repeated(cluster, rng, "start_new_standby", tasks=13)
+
+
+@scenario("during")
+def setup_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of initial_setup.yml on a cluster that runs; it is run again."""
+    cluster.run("initial_setup", kill_after=rng.randint(4, 40))
+    cluster.play("initial_setup")
+
+
+@scenario("during")
+def switchover_connection_cut(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The controller's connection to the old primary ends in the middle of the hand-over; switchover.yml is run again."""
+    primary, target = cluster.primary(), rng.choice(cluster.standbys())
+    note = cluster.notes(primary) / "pending.json"
+    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
+    wait_until(lambda: note.exists() or run.process.poll() is not None, "the hand-over to begin", pause_seconds=0.002)
+    time.sleep(rng.uniform(0, 0.3))
+    cluster.cut_connections(primary)
+    run.end(120)
+    # What the connection's end left running on the host ends by itself.
+    wait_until(lambda: bool(cluster.primaries()), "a primary")
+    cluster.play("switchover", "-e", f"pg_switchover_to={target}")
+    require(cluster.primary() == target, f"{target} is not primary.")
+
+
+@scenario("during", may_lose=REPORTED, subset=True)
+def rewind_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """A rewind dies in the middle: its target is never started, the next run copies it anew."""
+    primary = cluster.primary()
+    cluster.kill_server(primary)
+    cluster.play("failover")
+    note = cluster.notes(primary) / "rewind.json"
+    run = cluster.begin("start_new_standby")
+    wait_until(lambda: note.exists() or run.process.poll() is not None, "the rewind to begin", pause_seconds=0.001)
+    cluster.shell(primary, "pkill -KILL -x python3; pkill -KILL -x pg_rewind; true")
+    status = run.end(120)
+    require(status != 0 and note.exists(), f"The rewind ended before it could be killed ({status}).")
+    require(cluster.in_recovery(primary) is None, f"{primary} runs although its rewind did not end.")
+    done = cluster.play("start_new_standby")
+    require("an earlier rewind did not finish" in done.text, f"The unfinished rewind was not noticed:\n{done.output[-3000:]}")
+
+
+@scenario("during")
+def clone_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A copy dies in the middle; the next run begins again or goes on."""
+    standby = rng.choice(cluster.standbys())
+    data = cluster.servers[standby].data_directory
+    cluster.stop_server(standby)
+    cluster.shell(standby, f"rm -rf {data}")
+    copy = cluster.root(standby) / f"{data}.clone".lstrip("/")
+    run = cluster.begin("start_new_standby")
+    wait_until(lambda: (copy / "base").exists() or run.process.poll() is not None, "the copy to begin", pause_seconds=0.001)
+    cluster.shell(standby, "pkill -KILL -x python3; pkill -KILL -x pg_basebackup; true")
+    run.end(120)
+    cluster.play("start_new_standby")
+
+
+@scenario("during", subset=True)
+def candidate_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The candidate dies between the stop and the promotion: the old primary comes back as primary, with everything."""
+    primary, target = cluster.primary(), rng.choice(cluster.standbys())
+    # Its replay stands still, so that the window stays open until it dies.
+    cluster.shell(target, "pkill -STOP -f '^postgres: .*startup'")
+    pid_file = cluster.data(primary) / "postmaster.pid"
+    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
+    wait_until(lambda: not pid_file.exists() or run.process.poll() is not None, "the old primary to stop", pause_seconds=0.002)
+    stopped = not pid_file.exists()
+    cluster.kill_server(target)
+    status = run.end(120)
+    require(stopped and status != 0, f"The switchover ended before the candidate died ({status}):\n{run.output[-2000:]}")
+    cluster.wait_for_writes()
+    require(cluster.primary() == primary, f"{primary} did not come back as primary.")
+    cluster.play("start_new_standby")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------------
+
+
+@scenario("data", subset=True)
+def planned_switchover(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A switchover while everything is well."""
+    cluster.play("switchover", "-e", f"pg_switchover_to={rng.choice(cluster.standbys())}")
+
+
+@scenario("data", may_lose=REPORTED, subset=True)
+def unreplicated_commits(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary dies with commits that no standby has: announced by the failover, listed by the rejoin, and only those are lost."""
+    primary = cluster.primary()
+    with cluster.cut(primary, peers=cluster.standbys()):
+        cluster.wait_for_writes(seconds=2)
+        cluster.kill_server(primary)
+    announced = re.search(r"At most (\d+) bytes of WAL", cluster.play("failover").text)
+    require(bool(announced and int(announced[1]) > 0), "The failover announced no loss.")
+    done = cluster.play("start_new_standby")
+    require("committed transaction(s) existed only here" in done.text, f"The rejoin reported no loss:\n{done.output[-3000:]}")
+
+
+@scenario("data", subset=True)
+def synchronous_failover(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """With `synchronous_standby_names = ANY 1 (*)` the primary dies: an acknowledged row is on a standby, and that one takes over."""
+    with setting(cluster, cluster.names, "synchronous_standby_names", "ANY 1 (*)"):
+        wait_until(lambda: cluster.sql(cluster.primary(), "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'") == "2", "a quorum")
+        cluster.wait_for_writes()
+        cluster.kill_server(cluster.primary())
+        take_over(cluster)
+
+
+@scenario("data", may_lose=REPORTED, may_split=True)
+def promoted_by_somebody(cluster: ChaosCluster, rng: random.Random) -> None:
+    """`pg_ctl promote` on a standby, past the collection: noticed, no role change is allowed, repaired, losses reported."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    cluster.as_owner(standby, cluster.program(standby, "pg_ctl"), "promote", "-w", "-s", "-D", cluster.servers[standby].data_directory)
+    cluster.wait_for_writes()
+    end_the_older(cluster, primary)
+
+
+@scenario("data")
+def foreign_system(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A standby's data directory is another cluster's: refused, and left as it is."""
+    standby = rng.choice(cluster.standbys())
+    data = cluster.servers[standby].data_directory
+    cluster.stop_server(standby)
+    cluster.shell(standby, f"mv {data} {data}.own")
+    cluster.as_owner(standby, cluster.program(standby, "initdb"), "-D", data, timeout_seconds=60)
+    try:
+        cluster.refused("start_new_standby", said="its data belongs to another cluster")
+        require(cluster.shell(standby, f"test -e {data}.own/PG_VERSION -a -e {data}/PG_VERSION && echo there") == "there", "The data was touched.")
+    finally:
+        cluster.shell(standby, f"rm -rf {data} && mv {data}.own {data}")
+    cluster.play("start_new_standby")
+
+
+@scenario("data")
+def wal_recycled(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The WAL that a standby needs is gone from the primary: it is copied anew."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    slot = cluster.sql(standby, "SHOW primary_slot_name")
+    cluster.stop_server(standby)
+    wait_until(lambda: cluster.sql(primary, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'") == "f", "the slot to be free")
+    cluster.sql(primary, f"SELECT pg_drop_replication_slot('{slot}')")
+    for _turn in range(4):
+        fill_wal(cluster, primary, 2)
+        cluster.sql(primary, "SELECT pg_switch_wal()")
+        cluster.sql(primary, "CHECKPOINT", timeout_seconds=60)
+    done = cluster.play("start_new_standby")
+    require(f"{standby}: reclone" in done.text, f"It was not copied anew:\n{done.output[-3000:]}")
+
+
+@scenario("data", may_lose=REPORTED)
+def replay_paused(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A standby's replay is paused when the primary dies: the other takes over."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    cluster.sql(standby, "SELECT pg_wal_replay_pause()")
+    cluster.kill_server(primary)
+    cluster.run("failover", *HURRY)
+    require(cluster.primary() not in (standby, primary), "The paused standby was promoted.")
+    cluster.sql(standby, "SELECT pg_wal_replay_resume()")
+    cluster.play("start_new_standby")
+
+
+@scenario("data", may_lose=REPORTED)
+def standby_far_behind(cluster: ChaosCluster, rng: random.Random) -> None:
+    """One standby lacks much when the primary dies: the other takes over."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    with cluster.cut(standby, peers=[primary]):
+        fill_wal(cluster, primary, 24)
+        cluster.wait_for_writes()
+        cluster.kill_server(primary)
+    cluster.play("failover")
+    require(cluster.primary() not in (standby, primary), "The standby that was behind was promoted.")
+    cluster.play("start_new_standby")
+
+
+@scenario("data", may_lose=REPORTED)
+def delayed_standby(cluster: ChaosCluster, rng: random.Random) -> None:
+    """A standby with `recovery_min_apply_delay` must not win."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    with setting(cluster, [standby], "recovery_min_apply_delay", "5min"):
+        cluster.wait_for_writes()
+        cluster.kill_server(primary)
+        cluster.run("failover", *HURRY)
+        require(cluster.primary() not in (standby, primary), "The delayed standby was promoted.")
+    cluster.play("start_new_standby")
+
+
+@scenario("data")
+def cascade_parent_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """A standby follows another one, which dies and comes back."""
+    parent, child = cluster.standbys()
+    cascade = {child: {"pg_upstream": parent}}
+    cluster.play("start_new_standby", variables=cascade)
+    wait_until(lambda: cluster.sql(parent, "SELECT count(*) FROM pg_stat_replication") == "1", f"{child} to follow {parent}")
+    cluster.kill_server(parent)
+    cluster.wait_for_writes()
+    cluster.play("start_new_standby", variables=cascade)
+    require(cluster.run("status", variables=cascade).status == 0, "The cascade is not healthy.")
+    cluster.play("start_new_standby")
+
+
+@scenario("data", may_lose=REPORTED)
+def tablespaces(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The ledger's own table is in a tablespace when the primary dies and is brought back."""
+    for name in cluster.names:
+        cluster.shell(name, "install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/space")
+    cluster.sql(cluster.primary(), "CREATE TABLESPACE space LOCATION '/var/lib/postgresql/space'")
+    cluster.sql(cluster.primary(), "ALTER TABLE ledger SET TABLESPACE space", database="bench_client", timeout_seconds=60)
+    cluster.kill_server(cluster.primary())
+    take_over(cluster)
+    cluster.sql(cluster.primary(), "ALTER TABLE ledger SET TABLESPACE pg_default", database="bench_client", timeout_seconds=60)
+    cluster.sql(cluster.primary(), "CHECKPOINT", timeout_seconds=60)
+    cluster.sql(cluster.primary(), "DROP TABLESPACE space")
+
+
+@scenario("data")
+def twenty_role_changes(cluster: ChaosCluster, rng: random.Random) -> None:
+    """Twenty switchovers in a row, without a pause."""
+    for _change in range(ROLE_CHANGES):
+        cluster.play("switchover", "-e", f"pg_switchover_to={rng.choice(cluster.standbys())}")
