@@ -109,7 +109,7 @@ def tree_of(topology: Topology) -> dict[str, Optional[str]]:
     for node in topology.nodes:
         up = None if node.role == PRIMARY else topology.upstream_of(node)
         above[node.host] = up.host if up is not None and up.host != node.host else None
-    for host in above:
+    for host in list(above):
         seen = {host}
         current = host
         while True:
