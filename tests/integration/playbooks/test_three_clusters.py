@@ -61,6 +61,8 @@ def test_initial_setup_makes_all_of_them(cluster: Cluster, shop: Cluster, bank: 
     shop.assert_replicating("pgsql1")
     bank.assert_replicating("pgsql3")
     assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
+    again = cluster.play("initial_setup", inventory=INVENTORY)
+    assert not any(again.changed.values()), again.output
     text = cluster.play("verify", inventory=INVENTORY).text
     assert all(f"found the row of {name} and refused to write" in text for name in ("pgsql1", "pgsql3", "pgsql5"))
 
