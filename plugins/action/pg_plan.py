@@ -26,10 +26,10 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal impor
     plan_heal,
     way_back,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement, slots_at_primary
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import inventory_blockers, plan_setup
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, RECLONE, REFUSE, REWIND, START
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import KEEP, inventory_blockers, plan_setup
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
     HEALTHY,
     render_document,
@@ -167,15 +167,17 @@ class ActionModule(ActionBase):
         plan = plan_setup(topology, self._host, self._options["replace_data"])
         if plan.blockers:
             self._refuse(topology.cluster, "setting up cluster {0}".format(topology.cluster), plan.blockers)
+        actions = {node.host: plan_setup(topology, node.host, self._options["replace_data"]).action for node in topology.nodes}
         if self._speaks(topology.cluster):
-            steps = ["{0} {1}".format(n.host, plan_setup(topology, n.host, self._options["replace_data"]).action) for n in topology.nodes]
+            steps = ["{0} {1}".format(host, action) for host, action in actions.items()]
             display.display("Cluster {0}: primary {1}; {2}".format(topology.cluster, plan.primary, ", ".join(steps)))
         after = after_change(topology, "", plan.primary, source_returns=False)
         standing = Topology(after.cluster, tuple(after.nodes))
         decided = _decided(topology, standing, self._host, plan.action, "", plan.primary)
         decided["role"] = plan.role
-        # Every standby is set up in this run, so all of them get a slot at the primary.
-        decided["slots"] = [node.member.slot_name for node in topology.others(plan.primary)]
+        primary = next(node for node in topology.nodes if node.host == plan.primary)
+        arriving = [host for host, action in actions.items() if action != KEEP]
+        decided["slots"] = list(slots_at_primary(topology, primary, arriving))
         decided["slot_name"] = next(node.member.slot_name for node in topology.nodes if node.host == self._host)
         return decided
 
@@ -226,7 +228,12 @@ class ActionModule(ActionBase):
             after = after_change(topology, here.host, primary.host, source_returns=True)
         decided = _decided(topology, after, self._host, plan.action, "", primary.host)
         stale = primary.host == self._host and primary.control_timeline < primary.timeline
-        slots = [node.member.slot_name for node in topology.others(primary.host)]
+        arriving = [
+            node.host
+            for node in topology.others(primary.host)
+            if way_back(topology, node.host, given_up).action in (START, REWIND, RECLONE)
+        ]
+        slots = list(slots_at_primary(topology, primary, arriving))
         fenced = here.fenced and here.host != primary.host
         return {
             **decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots, "fenced": fenced,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -39,6 +40,18 @@ def after_change(topology: Topology, source: str, target: str, *, source_returns
             node = replace(node, state=state, role=states.STANDBY)
         nodes.append(node)
     return Topology(topology.cluster, tuple(nodes))
+
+
+def slots_at_primary(topology: Topology, primary: Node, arriving: Collection[str]) -> tuple[str, ...]:
+    """Return the physical slots that the primary needs now: of those that stream from it, and of `arriving` hosts, which begin with it.
+
+    A cascaded standby is copied from the primary and goes to its own upstream afterwards; once it is there it needs nothing here.
+    """
+    return tuple(
+        node.member.slot_name
+        for node in topology.others(primary.host)
+        if node.host in arriving or topology.desired_upstream(node, primary).host == primary.host
+    )
 
 
 def placement(topology: Topology, host: str) -> Optional[Placement]:

@@ -30,8 +30,8 @@ SCHEMA = 1
 _START_NEW_STANDBY = "ansible-playbook start_new_standby.yml"
 # What repairs a problem, by its reason. Fields: {host} and {port} of the node that the problem is about.
 _COMMANDS = {
-    "two_primaries": _START_NEW_STANDBY,
-    "stale_primary": _START_NEW_STANDBY,
+    "two_primaries": "ansible-playbook heal.yml",
+    "stale_primary": "ansible-playbook heal.yml",
     "unreachable": "ansible {host} -m ansible.builtin.ping",
     "no_data": "ansible-playbook initial_setup.yml",
     "cannot_be_asked": "ansible-playbook status.yml",

@@ -156,3 +156,10 @@ def wait_for_rows(cluster: Cluster) -> None:
 
 def test_status_after_all_of_it_is_healthy(cluster: Cluster) -> None:
     cluster.play("status", *LOGICAL)
+
+
+def test_initial_setup_that_does_not_name_wal_level_keeps_logical(cluster: Cluster) -> None:
+    """With less, a server that has logical slots would not start again."""
+    with unchanged(cluster):
+        again = cluster.play("initial_setup")
+    assert not any(again.changed.values()), again.output

@@ -61,8 +61,10 @@ def test_initial_setup_makes_all_of_them(cluster: Cluster, shop: Cluster, bank: 
     shop.assert_replicating("pgsql1")
     bank.assert_replicating("pgsql3")
     assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
-    text = cluster.play("status", inventory=INVENTORY).text
-    assert all(f"Cluster {name}: healthy" in text for name in ("shop", "bank", "mill"))
+    again = cluster.play("initial_setup", inventory=INVENTORY)
+    assert not any(again.changed.values()), again.output
+    text = cluster.play("verify", inventory=INVENTORY).text
+    assert all(f"found the row of {name} and refused to write" in text for name in ("pgsql1", "pgsql3", "pgsql5"))
 
 
 def test_switchover_hands_over_in_all_of_them(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:

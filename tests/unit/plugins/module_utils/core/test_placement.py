@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import Placement, after_change, placement
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import Placement, after_change, placement, slots_at_primary
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import TRIO, cluster, down, the
 
@@ -115,3 +115,20 @@ def test_placement_synchronized_are_the_primarys_promotable_standbys(host: str, 
     topology = down(cluster(("pg1", "pg2", "pg3", "pg4", "pg5"), upstreams={"pg4": "pg2"}, members=members), "pg3")
     found = placement(topology, host)
     assert found is not None and found.synchronized == expected
+
+
+@pytest.mark.parametrize(
+    ("arriving", "expected"),
+    [
+        pytest.param((), ("pg2",), id="the cascaded standby streams from its upstream"),
+        pytest.param(("pg3",), ("pg2", "pg3"), id="the cascaded standby is copied from the primary"),
+    ],
+)
+def test_slots_at_primary_of_a_cascade(arriving: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    topology = cluster(upstreams={"pg3": "pg2"})
+    assert slots_at_primary(topology, the(topology, "pg1"), arriving) == expected
+
+
+def test_slots_at_primary_of_a_cascade_whose_upstream_is_down() -> None:
+    topology = down(cluster(upstreams={"pg3": "pg2"}), "pg2")
+    assert slots_at_primary(topology, the(topology, "pg1"), ()) == ("pg2", "pg3")
