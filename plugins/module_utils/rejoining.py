@@ -27,7 +27,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import commits
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -125,9 +125,9 @@ def _dump_own_wal(server: Server, here: Node, fork_lsn: str) -> Iterator[str]:
         start = max(start, end)
 
 
-def lost_transactions(server: Server, here: Node, fork_lsn: str) -> list[dict[str, Any]]:
-    """Return the transactions that committed here behind the fork: xid, LSN, time, touched relations (tablespace/database/file)."""
-    return [commit.as_result() for commit in commits(_dump_own_wal(server, here, fork_lsn))]
+def lost_transactions(server: Server, here: Node, fork_lsn: str) -> list[Commit]:
+    """Return the transactions that committed here behind the fork, those too that wrote nothing but the planner's statistics."""
+    return list(commits(_dump_own_wal(server, here, fork_lsn)))
 
 
 def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:
@@ -148,7 +148,9 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
 def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
     """Write what will be lost into the state directory before anything is thrown away; returns path and count."""
     server.ensure_state_directory()
-    transactions = lost_transactions(server, here, fork_lsn)
+    found = lost_transactions(server, here, fork_lsn)
+    # Autovacuum's ANALYZE commits by itself, and nobody misses that.
+    transactions = [commit.as_result() for commit in found if not commit.only_statistics]
     name = "{0}-lost-transactions".format(utc_stamp())
     segments = 0
     if transactions:
@@ -156,6 +158,7 @@ def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> di
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
         "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": transactions,
+        "statistics_transactions": len(found) - len(transactions),
     }
     path = server.state("reports", name + ".json")
     server.write(path, json.dumps(report, indent=2, sort_keys=True) + "\n")

@@ -174,6 +174,21 @@ def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:
     assert_follows(primary, pair.standby)
 
 
+def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:
+    pair.level()
+    pair.standby.stop()
+    lost = pair.primary.write_row(100)
+    pair.primary.sql("ANALYZE written")
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    answer = rejoin(pair.primary, pair.standby)
+    report = report_of(answer)
+    assert answer["lost_transactions"] == 1
+    assert [entry["xid"] for entry in report["transactions"]] == [lost]
+    assert report["statistics_transactions"] == 1
+
+
 def test_rejoin_fenced_primary_that_ran_as_standby_meanwhile_is_rewound(pair: Pair) -> None:
     lost = part_ways(pair)
     assert pair.primary.call("pg_fence").changed
