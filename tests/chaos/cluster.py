@@ -210,6 +210,11 @@ class ChaosCluster:
         """Start the server as somebody would by hand."""
         self.shell(name, self.servers[name].start_command, timeout_seconds=90)
 
+    def try_start_server(self, name: str) -> bool:
+        """Start the server as somebody would by hand; returns whether the service manager says that it did."""
+        done = subprocess.run(self.servers[name].shell_argv, input=self.servers[name].start_command, capture_output=True, text=True, check=False, timeout=90)
+        return done.returncode == 0
+
     def stop_server(self, name: str, *, mode: str = "fast") -> None:
         """End the server with pg_ctl, as somebody would by hand."""
         self.as_owner(name, self.program(name, "pg_ctl"), "stop", "-w", "-s", "-m", mode, "-D", self.servers[name].data_directory)

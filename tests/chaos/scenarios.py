@@ -206,15 +206,27 @@ def all_restarted(cluster: ChaosCluster, rng: random.Random) -> None:
     cluster.play("start_new_standby")
 
 
-@scenario("primary", may_lose=REPORTED, subset=True)
+@scenario("primary", may_lose=REPORTED, needs=("boot_guard",), subset=True)
 def started_by_hand(cluster: ChaosCluster, _rng: random.Random) -> None:
-    """After a failover somebody starts the old primary: it is fenced, so it starts as a standby and accepts nothing."""
+    """After a failover somebody starts the old primary: the boot guard refuses, and past the guard it is read-only."""
     primary = cluster.primary()
     cluster.kill_server(primary)
     cluster.play("failover")
-    cluster.start_server(primary)
+    require(not cluster.try_start_server(primary) and cluster.in_recovery(primary) is None, f"{primary} was started although it is fenced.")
+    cluster.shell(primary, "pg_ctlcluster --skip-systemctl-redirect $(pg_lsclusters -h | awk '{print $1, $2}') start", timeout_seconds=90)
     wait_until(lambda: cluster.in_recovery(primary) is not None, f"{primary} to answer")
     require(cluster.in_recovery(primary) is True, f"{primary} accepts writes beside the new primary.")
+    cluster.play("start_new_standby")
+
+
+@scenario("primary", may_lose=REPORTED, needs=("boot_guard",), subset=True)
+def promoted_while_down(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The primary is down, somebody promotes a standby by hand, then the old one is started: the boot guard asks, refuses and fences."""
+    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
+    cluster.kill_server(primary)
+    cluster.as_owner(standby, cluster.program(standby, "pg_ctl"), "promote", "-w", "-s", "-D", cluster.servers[standby].data_directory)
+    require(not cluster.try_start_server(primary) and cluster.in_recovery(primary) is None, f"{primary} opened beside {standby}.")
+    require("another server was promoted" in cluster.shell(primary, "journalctl --no-pager -n 50"), "The journal does not say why.")
     cluster.play("start_new_standby")
 
 
