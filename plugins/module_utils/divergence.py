@@ -108,11 +108,16 @@ def _spans(here: _Here, start: int) -> Iterator[tuple[int, int, int]]:
         yield here.timeline, start, here.end
 
 
-def _is_kept(server: Server, here: _Here, timeline: int, lsn: int) -> bool:
-    """Whether the segment with that position is still there, on that timeline."""
-    position = lsn - lsn % here.segment_bytes
+def _segments(server: Server, here: _Here, timeline: int) -> set[int]:
+    """Return where the segments of a timeline that are still there begin."""
     name = "{0:08X}".format(timeline)
-    return any(path.name.startswith(name) for path in segment_positions(server.data("pg_wal"), here.segment_bytes).get(position, []))
+    found = segment_positions(server.data("pg_wal"), here.segment_bytes)
+    return {position for position, paths in found.items() if any(path.name.startswith(name) for path in paths)}
+
+
+def _ends_at(segments: set[int], lsn: int, segment_bytes: int) -> bool:
+    """Whether WAL ends right there, with a segment that is full: the next one is only made when something is written to it."""
+    return lsn % segment_bytes == 0 and max(segments, default=0) == lsn - segment_bytes
 
 
 def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
@@ -142,7 +147,10 @@ def _look(server: Server, here: _Here, lsn: str, deadline: float) -> Findings:
         findings.problem = "where they parted cannot be told"
         return findings
     for span in _spans(here, parse_lsn(lsn)):
-        if not _is_kept(server, here, span[0], span[1]):
+        segments = _segments(server, here, span[0])
+        if not span[2] and _ends_at(segments, span[1], here.segment_bytes):
+            continue
+        if span[1] - span[1] % here.segment_bytes not in segments:
             findings.problem = "its WAL from {0} on is gone".format(format_lsn(span[1]))
             break
         _dump(server, span, findings, deadline)

@@ -133,6 +133,29 @@ def test_divergence_of_a_server_that_is_down_counts_the_same_without_names(pair:
     assert side["relations"] == []
 
 
+@pytest.mark.parametrize("down", [False, True])
+def test_divergence_from_the_end_of_a_full_segment_is_none(pair: Pair, down: bool) -> None:
+    """The segment in which they parted was never begun here."""
+    pair.primary.write_row(1)
+    pair.primary.sql("SELECT pg_switch_wal()")
+    fork = part_idle(pair)
+    if down:
+        assert pair.primary.call("pg_fence").changed
+    side = look(pair.primary, pair.standby, fork)
+    assert side["complete"] and side["transactions"] == 0, side
+
+
+def part_idle(pair: Pair) -> str:
+    """Promote the standby of a primary that has written nothing since it switched its segment."""
+    pair.level()
+    pair.standby.sql("SELECT pg_promote()")
+    fork = (pair.standby.data / "pg_wal" / "00000002.history").read_text(encoding="utf-8").split("\t")[1]
+    assert fork.endswith("000000")
+    segment = "00000001{:08X}{:08X}".format(0, int(fork.split("/")[1], 16) // 2**24)
+    assert not (pair.primary.data / "pg_wal" / segment).exists()
+    return fork
+
+
 def test_divergence_behind_recycled_wal_is_unknown(pair: Pair) -> None:
     fork = part(pair)
     primary = pair.primary
