@@ -129,8 +129,7 @@ def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadli
         alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
         alarm.start()
         try:
-            assert process.stdout is not None
-            for commit in commits(process.stdout):
+            for commit in commits(process.stdout or ()):
                 findings.add(commit)
             returncode = process.wait()
         finally:

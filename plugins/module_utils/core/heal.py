@@ -279,9 +279,10 @@ def after_fence(topology: Topology, fence: Iterable[str]) -> Topology:
 def way_back(topology: Topology, host: str, given_up: Mapping[str, str]) -> RejoinPlan:
     """Return how a node comes back to the one primary; `given_up` maps hosts to the LSN from which on their WAL is given up."""
     node, primary = topology.node(host), topology.primary
-    if node is not None and primary is not None and host in given_up:
+    if node is None:
+        raise AssertionError("{0} is no host of cluster {1}".format(host, topology.cluster))
+    if primary is not None and host in given_up:
         return plan_given_up(node, primary, given_up[host])
-    assert node is not None
     return plan_rejoin(topology, node)
 
 
@@ -322,14 +323,16 @@ def plan_heal(topology: Topology, commits: Sequence[OwnCommits] = (), keep: str 
         unseen = _unseen_blockers(topology)
         if kept is None or unseen:
             return _refused((*unseen, *(() if kept is not None else _uncertain(topology, commits))))
-    assert kept is not None
+    if kept is None:
+        raise AssertionError  # a name that is no primary's was refused before
     others = [node for node in found if node.host != kept.host]
     return _resolved(topology, kept, chosen=bool(keep), notes=_kept_notes(kept, others, commits, chosen=bool(keep)))
 
 
 def _repair(topology: Topology, *, chosen: bool) -> HealPlan:
     primary = topology.primary
-    assert primary is not None
+    if primary is None:
+        raise AssertionError  # without one the plan was refused before
     plan = _resolved(topology, primary, chosen=chosen, notes=[found.message for found in problems(topology)])
     fenced = [node for node in topology.nodes if node.fenced and node.state == states.RUNNING]
     notes = [*plan.notes, *("{0}: a note says that it is fenced, although it runs; the note is removed".format(node.host) for node in fenced)]

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Asks the peers before a PostgreSQL server that is not marked as standby opens read-write.

@@ -155,6 +155,7 @@ def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_prim
     wait_for(lambda: new.sql(read_on) and old.sql(synced), "the copy of the new primary's", timeout_seconds=45)
     assert not settle(old, new, **place).changed
 
+
 def test_settle_standby_that_streams_without_its_slot_uses_it_at_the_end(pair: Pair) -> None:
     standby = pair.standby
     standby.sql("ALTER SYSTEM RESET primary_slot_name")
