@@ -265,7 +265,7 @@ def cut_from_standbys(cluster: ChaosCluster, _rng: random.Random) -> None:
 
 @scenario("network")
 def one_way_cut(cluster: ChaosCluster, rng: random.Random) -> None:
-    """A standby hears the primary and is not heard; switchover to it is refused or succeeds, to nobody's loss."""
+    """A standby hears the primary and is not heard; the role does not move there, and nothing is lost."""
     primary, standby = cluster.primary(), rng.choice(cluster.standbys())
     with cluster.cut(standby, peers=[primary], directions=["OUTPUT"]):
         cluster.run("switchover", "-e", f"pg_switchover_to={standby}")
