@@ -84,7 +84,7 @@ def fill_wal(cluster: ChaosCluster, name: str, megabytes: int) -> None:
 # -- the primary -------------------------------------------------------------------------------------------------------------
 
 
-@scenario("primary", may_lose=REPORTED, subset=True)
+@scenario("primary", may_lose=REPORTED)
 def postmaster_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
     """SIGKILL to the postmaster and its children; failover, rejoin."""
     cluster.kill_server(cluster.primary())
@@ -108,7 +108,7 @@ def backend_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
     require(cluster.primary() == primary, "The primary changed although nobody asked for it.")
 
 
-@scenario("primary", subset=True)
+@scenario("primary")
 def container_restarted(cluster: ChaosCluster, _rng: random.Random) -> None:
     """The primary's machine is switched off and on again before anybody acts: it comes back as primary, with everything."""
     primary = cluster.primary()
