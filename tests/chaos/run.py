@@ -35,7 +35,7 @@ def number(name: str, default: int, largest: int) -> int:
 def line(result: Result) -> str:
     """Return a result as a line, and its problems below it."""
     if result.skipped:
-        return f"  skipped          {result.scenario}: {result.skipped}"
+        return f"  not played       {result.scenario}: {result.skipped}"
     verdict = "FAILED" if result.problems else "ok    "
     figures = (
         f"acknowledged {result.acknowledged}, missing {result.missing}, reported {result.reported}, longest gap {result.longest_gap_seconds} s"
@@ -54,7 +54,7 @@ def play_round(cluster: ChaosCluster, names: Sequence[str], seed: int, deadline:
     results: list[Result] = []
     for name in names:
         if time.monotonic() > deadline:
-            results.append(Result(name, SCENARIOS[name].group, str(seed), 0.0, problems=["The time was over before it began."]))
+            results.append(Result(name, SCENARIOS[name].group, str(seed), 0.0, skipped="the time was over"))
         else:
             if cluster.broken:
                 cluster.set_up()
