@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHON SEED ROUNDS COUNT REPORT
+export PYTHON SEED ROUNDS COUNT BUDGET_SECONDS REPORT
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help

@@ -94,7 +94,8 @@ def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
 def document(content: Mapping[str, Any]) -> str:
     """Return the whole text."""
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    lines = [HEAD, f"Measured {content['date']} on {content['cores']} cores: {versions}.", "", *scenario_table()]
+    played = f"Measured {content['date']} on {content['cores']} cores: {versions}." if content["results"] else "No round has been played yet."
+    lines = [HEAD, played, "", *scenario_table()]
     for seed in dict.fromkeys(each["seed"] for each in content["results"]):
         lines += ["", *round_table(seed, [each for each in content["results"] if each["seed"] == seed])]
     return "\n".join(lines) + "\n"

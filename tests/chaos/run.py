@@ -3,9 +3,8 @@
 """Random schedules of all scenarios on one cluster: `make chaos SEED=7 ROUNDS=3`, or `python -m tests.chaos.run [SCENARIO ...]`.
 
 SEED (a random one, printed) decides the order of the scenarios and every choice in them; round n uses SEED+n-1. ROUNDS (1) says how
-many rounds are played, COUNT (all) how many scenarios are drawn for each, SECONDS (7200) when no further one is begun. SCENARIO names
-some of them. The results are kept in
-.cache/chaos/results.json; with REPORT=1 docs/faults.md is written from them.
+many rounds are played, COUNT (all) how many scenarios are drawn for each, BUDGET_SECONDS (7200) when no further one is begun. SCENARIO
+names some of them. The results are kept in .cache/chaos/results.json; with REPORT=1 docs/faults.md is written from them.
 Exit status: 0 all passed, 1 not all, 2 wrong call.
 """
 
@@ -35,7 +34,7 @@ def number(name: str, default: int, largest: int) -> int:
 def line(result: Result) -> str:
     """Return a result as a line, and its problems below it."""
     if result.skipped:
-        return f"  skipped          {result.scenario}: {result.skipped}"
+        return f"  not played       {result.scenario}: {result.skipped}"
     verdict = "FAILED" if result.problems else "ok    "
     figures = (
         f"acknowledged {result.acknowledged}, missing {result.missing}, reported {result.reported}, longest gap {result.longest_gap_seconds} s"
@@ -54,7 +53,7 @@ def play_round(cluster: ChaosCluster, names: Sequence[str], seed: int, deadline:
     results: list[Result] = []
     for name in names:
         if time.monotonic() > deadline:
-            results.append(Result(name, SCENARIOS[name].group, str(seed), 0.0, problems=["The time was over before it began."]))
+            results.append(Result(name, SCENARIOS[name].group, str(seed), 0.0, skipped="the time was over"))
         else:
             if cluster.broken:
                 cluster.set_up()
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     """Play the rounds; return the exit status."""
     try:
         seed = number("SEED", random.SystemRandom().randint(1, 999_999), 10**9)
-        rounds, seconds = number("ROUNDS", 1, 100), number("SECONDS", 7200, 86400)
+        rounds, seconds = number("ROUNDS", 1, 100), number("BUDGET_SECONDS", 7200, 86400)
         count = number("COUNT", len(SCENARIOS), len(SCENARIOS))
     except ValueError as error:
         print(f"chaos: {error}", file=sys.stderr)
