@@ -224,8 +224,10 @@ class ActionModule(ActionBase):
         if plan.action != NOTHING:
             display.display("{0}: {1}, because {2}".format(self._host, plan.action, plan.why))
         after = topology
-        if not here.is_running_standby and here.host != primary.host:
-            after = after_change(topology, here.host, primary.host, source_returns=True)
+        # All that come back in this run, the same for every host: a cascaded standby must not leave a parent that waits for it.
+        for node in topology.others(primary.host):
+            if not node.is_running_standby and plan_rejoin(topology, node).action not in (NOTHING, REFUSE):
+                after = after_change(after, node.host, primary.host, source_returns=True)
         decided = _decided(topology, after, self._host, plan.action, "", primary.host)
         stale = primary.host == self._host and primary.control_timeline < primary.timeline
         arriving = [
