@@ -223,18 +223,18 @@ class ActionModule(ActionBase):
             self._refuse_alone(plan.blockers)
         if plan.action != NOTHING:
             display.display("{0}: {1}, because {2}".format(self._host, plan.action, plan.why))
-        after = topology
-        # All that come back in this run, the same for every host: a cascaded standby must not leave a parent that waits for it.
-        for node in topology.others(primary.host):
-            if not node.is_running_standby and plan_rejoin(topology, node).action not in (NOTHING, REFUSE):
-                after = after_change(after, node.host, primary.host, source_returns=True)
-        decided = _decided(topology, after, self._host, plan.action, "", primary.host)
-        stale = primary.host == self._host and primary.control_timeline < primary.timeline
         arriving = [
             node.host
             for node in topology.others(primary.host)
             if way_back(topology, node.host, given_up).action in (START, REWIND, RECLONE)
         ]
+        # All that come back in this run, the same for every host: a cascaded standby goes back to its upstream in the run that
+        # brings the upstream back, and must not leave a parent that waits for it.
+        after = topology
+        for host in arriving:
+            after = after_change(after, host, primary.host, source_returns=True)
+        decided = _decided(topology, after, self._host, plan.action, "", primary.host)
+        stale = primary.host == self._host and primary.control_timeline < primary.timeline
         slots = list(slots_at_primary(topology, primary, arriving))
         fenced = here.fenced and here.host != primary.host
         return {
