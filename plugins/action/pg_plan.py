@@ -39,7 +39,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.status imp
     status_rows,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, leave_time, problems
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, cluster_members, observed_topology
 
 Result = dict[str, Any]
@@ -57,6 +57,7 @@ def _place(topology: Topology, host: str) -> Optional[Result]:
         "slots_absent": list(found.slots_absent),
         "downstreams": list(found.downstreams),
         "synchronized": list(found.synchronized),
+        "waits": found.waits,
     }
 
 
@@ -291,7 +292,7 @@ class ActionModule(ActionBase):
     def _prove(self) -> Result:
         topology = self._topology()
         expected: list[str] = [] if self._options["expect_all"] else [n.host for n in topology.nodes if n.state == "running"]
-        found = problems(topology, expected)
+        found, later = leave_time(topology, problems(topology, expected), paused_too=not self._options["expect_all"])
         if found:
             self._say(topology.cluster, [render_status(topology)])
             lines = ["The end state of cluster {0} is not what it must be:".format(topology.cluster)]
@@ -303,7 +304,7 @@ class ActionModule(ActionBase):
             topology.cluster,
             ["Cluster {0}: proven. Primary {1} on timeline {2}, {3} standby(s) streaming.".format(
                 topology.cluster, primary.host if primary else "-", primary.timeline if primary else "-", len(topology.standbys)),
-             *("  " + note for note in stray_slot_notes(topology))],
+             *("  " + note for note in (*later, *stray_slot_notes(topology)))],
         )
         return {"cluster": topology.cluster, "primary": primary.host if primary else "", "rows": status_rows(topology)}
 

@@ -22,8 +22,15 @@ def run_module(work: Work, **options: dict[str, Any]) -> None:
     try:
         result = work(module, Server.from_params(module.params))
     except PgOpsError as error:
-        module.fail_json(msg=_with_hint(error), **error.as_result())
+        result = failure(error)
+    if result.get("failed"):
+        module.fail_json(**result)
     module.exit_json(**result)
+
+
+def failure(error: PgOpsError, **more: Any) -> dict[str, Any]:
+    """Return what a module returns for an error, with what else it knows."""
+    return {"failed": True, "msg": _with_hint(error), **error.as_result(), **more}
 
 
 def _with_hint(error: PgOpsError) -> str:

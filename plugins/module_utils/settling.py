@@ -30,6 +30,7 @@ class Place:
     slots_absent: tuple[str, ...]
     downstreams: tuple[str, ...]
     synchronized: tuple[str, ...]
+    waits: bool
     timeline: int
     mark_lsn: str
     timeout_seconds: float
@@ -47,6 +48,7 @@ class Place:
             slots_absent=tuple(params["slots_absent"]),
             downstreams=tuple(params["downstreams"]),
             synchronized=tuple(params["synchronized_slots"]),
+            waits=params["waits"],
             timeline=params["timeline"],
             mark_lsn=params["mark_lsn"],
             timeout_seconds=params["timeout_seconds"],
@@ -180,7 +182,7 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
         if place.upstream is not None and plan.point:
             point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
             server.reload()
-        if place.upstream is not None:
+        if place.upstream is not None and place.waits:
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             _await_slot_use(session, place, deadline)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step

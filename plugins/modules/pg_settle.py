@@ -64,6 +64,13 @@ options:
     type: list
     elements: str
     default: []
+  waits:
+    description:
+      - Whether to wait until this standby streams from its upstream and has replayed O(mark_lsn). V(false) where that is in vain, because
+        its replay is paused or delayed.
+    type: bool
+    default: true
+    version_added: 0.2.0
   synchronized_slots:
     description:
       - Physical slots of this primary whose standbys must have a change before consumers of failover slots get it.
@@ -99,14 +106,16 @@ EXAMPLES = r"""
 RETURN = r"""
 node:
   description: What M(pg_ops.replication.pg_node_info) returns, observed at the end.
-  returned: success
+  returned: always, but for a server that cannot be asked to begin with
   type: dict
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.running import failure, mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from ansible_collections.pg_ops.replication.plugins.module_utils.settling import Place, plan_place, settle
 
@@ -115,7 +124,11 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, show, act, observe."""
     place = Place.from_params(module.params)
     plan = plan_place(server, place)
-    node = settle(server, place, plan, check_mode=module.check_mode)
+    try:
+        node = settle(server, place, plan, check_mode=module.check_mode)
+    except PgOpsError as error:
+        # What a failure leaves is observed as well: the proof at the playbook's end shows it beside the others.
+        return failure(error, node=observe(server))
     return {"changed": plan.changed, "diff": mapping_diff(place.host_name, plan.before, plan.after), "node": node}
 
 
@@ -137,6 +150,7 @@ def main() -> None:
         slots_present={"type": "list", "elements": "str", "default": []},
         slots_absent={"type": "list", "elements": "str", "default": []},
         downstreams={"type": "list", "elements": "str", "default": []},
+        waits={"type": "bool", "default": True},
         synchronized_slots={"type": "list", "elements": "str", "default": []},
         timeline={"type": "int", "default": 0},
         mark_lsn={"type": "str", "default": ""},

@@ -41,22 +41,26 @@ def cluster_members(host: str, groups: Mapping[str, list[str]], hostvars: Mappin
     return [member for member in members if member.cluster == cluster]
 
 
-def _why_unobserved(registered: Mapping[str, Any], in_play: bool) -> str:
+# A later observation leaves hosts out on purpose, those that are down for one; the first one leaves out only machines that are off.
+FIRST_OBSERVATION = "__pg_observed"
+
+
+def _why_unobserved(registered: Mapping[str, Any], in_play: bool, first: bool) -> str:
     if not in_play:
         return "it is outside this run (--limit)"
     if not registered:
         return "an earlier task of this run failed on it; its message stands above"
     if registered.get("skipped"):
-        return "its machine is not running"
+        return "its machine is not running" if first else "it was left out of this step"
     text = str(registered.get("msg") or registered.get("module_stderr") or "no answer")
     return " ".join(text.split())[:300]
 
 
-def node_from_registered(member: Member, registered: Mapping[str, Any], *, in_play: bool) -> Node:
+def node_from_registered(member: Member, registered: Mapping[str, Any], *, in_play: bool, first: bool = True) -> Node:
     """Return a node from what a task registered; without an observation it is an unreachable one."""
     observed: dict[str, Any] = dict(registered.get("node") or {})
     if not observed:
-        observed = {"problem": _why_unobserved(registered, in_play)}
+        observed = {"problem": _why_unobserved(registered, in_play, first)}
     return node_from_mapping(member, observed)
 
 
@@ -66,6 +70,9 @@ def observed_topology(host: str, task_vars: Mapping[str, Any], variable: str) ->
     in_play = set(task_vars.get("ansible_play_hosts_all", []))
     members = cluster_members(host, groups, hostvars)
     nodes = [
-        node_from_registered(member, hostvars[member.host].get(variable) or {}, in_play=member.host in in_play) for member in members
+        node_from_registered(
+            member, hostvars[member.host].get(variable) or {}, in_play=member.host in in_play, first=variable == FIRST_OBSERVATION
+        )
+        for member in members
     ]
     return Topology(members[0].cluster if members else "", tuple(nodes))

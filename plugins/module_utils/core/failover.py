@@ -56,6 +56,14 @@ def _astray(topology: Topology, primary: Node) -> tuple[Node, ...]:
     return tuple(node for node, problem in found if problem is not None and problem.reason != "wrong_slot")
 
 
+def _left_behind(topology: Topology, primary: Node) -> bool:
+    """Whether a standby still points at another server than the primary; one that only cannot reach it is nothing that a failover mends."""
+    return any(
+        problem is not None and problem.reason == "wrong_upstream"
+        for problem in (standby_problem(topology, node, primary) for node in topology.standbys)
+    )
+
+
 def _unfinished(topology: Topology, primary: Node) -> tuple[Node, ...]:
     """Return the nodes whose note says that a failover to this primary began, as long as the old primary is not its standby."""
     back = {node.host for node in topology.standbys} - {node.host for node in _astray(topology, primary)}
@@ -72,7 +80,7 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
     if stale:
         return FailoverPlan(TAKE_OVER, primary.host, "", blockers=stale)
     pending = _unfinished(topology, primary)
-    if wanted in ("", primary.host) and primary.timeline > 1 and (pending or _astray(topology, primary)):
+    if wanted in ("", primary.host) and primary.timeline > 1 and (pending or _left_behind(topology, primary)):
         source = pending[0].pending.source if pending else ""
         return FailoverPlan(FINISH, source, primary.host, notes=("{0} is primary already; the others are re-pointed".format(primary.host),))
     blocker = Blocker(

@@ -199,6 +199,11 @@ class Node:
         return self.state in (STOPPED, CRASHED, UNRESPONSIVE, STARTING)
 
     @property
+    def replays_at_once(self) -> bool:
+        """Whether it replays what it receives. One that is paused or delayed cannot follow onto a new timeline before its replay gets there."""
+        return not self.replay_paused and self.replay_delay_ms == 0
+
+    @property
     def is_streaming(self) -> bool:
         """Whether its WAL receiver says that it streams on the timeline that it replays."""
         return self.receiver.status == "streaming" and self.receiver.received_timeline >= self.timeline

@@ -18,7 +18,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 class Placement:
     """Where one node belongs; `upstream` is None on the primary. `slots_absent` are the members' slots that it must not keep.
 
-    `synchronized` are, on the primary, the slots of the standbys that may be promoted and stream from it, up or down.
+    `synchronized` are, on the primary, the slots of the standbys that may be promoted and stream from it, up or down. `waits` is false where
+    waiting until it streams is in vain, because its replay is paused or delayed.
     """
 
     host: str
@@ -27,6 +28,7 @@ class Placement:
     slots_absent: tuple[str, ...]
     downstreams: tuple[str, ...]
     synchronized: tuple[str, ...] = ()
+    waits: bool = True
 
 
 def after_change(topology: Topology, source: str, target: str, *, source_returns: bool) -> Topology:
@@ -64,9 +66,10 @@ def placement(topology: Topology, host: str) -> Optional[Placement]:
     down = tuple(
         node.host
         for node in topology.standbys
-        if node.host != host and topology.desired_upstream(node, primary).host == host
+        if node.host != host and node.replays_at_once and topology.desired_upstream(node, primary).host == host
     )
     upstream = None if here.host == primary.host else topology.desired_upstream(here, primary)
     able = {node.member.slot_name for node in topology.nodes if node.member.priority > 0}
     synchronized = tuple(name for name in present if name in able) if upstream is None else ()
-    return Placement(host, upstream, present, tuple(name for name in ours if name not in present), down, synchronized)
+    absent = tuple(name for name in ours if name not in present)
+    return Placement(host, upstream, present, absent, down, synchronized, waits=here.replays_at_once)

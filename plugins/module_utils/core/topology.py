@@ -307,6 +307,27 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     return tuple(found)
 
 
+# What is to be expected of a standby whose replay has not reached the primary's timeline yet.
+_FOLLOWS_LATER = ("not_streaming", "timeline", "replay_paused", "wrong_slot")
+
+
+def leave_time(topology: Topology, found: Iterable[Blocker], *, paused_too: bool) -> tuple[tuple[Blocker, ...], tuple[str, ...]]:
+    """Return the problems without those that only time or a person ends, and a note for each standby that these are about.
+
+    A delayed standby streams on a new timeline when its replay gets there, a paused one when somebody lets it go on. No role change
+    can wait for that.
+    """
+    late = {node.host: node for node in topology.standbys if node.replay_delay_ms > 0 or (node.replay_paused and paused_too)}
+    kept = tuple(problem for problem in found if problem.host not in late or problem.reason not in _FOLLOWS_LATER)
+    notes = []
+    for host, node in late.items():
+        if node.replay_paused:
+            notes.append("{0}: its replay is paused; it follows after SELECT pg_wal_replay_resume() there".format(host))
+        else:
+            notes.append("{0}: its replay is delayed by {1} ms; it follows when it gets there".format(host, node.replay_delay_ms))
+    return kept, tuple(notes)
+
+
 def same_cluster_blockers(topology: Topology) -> tuple[Blocker, ...]:
     """Return a blocker for each node whose system identifier is not the others' (two clusters under one name)."""
     primary = topology.primary

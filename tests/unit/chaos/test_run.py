@@ -51,4 +51,4 @@ def test_document_names_every_scenario_and_shows_each_round_by_its_seed() -> Non
 def test_subset_exists_and_has_a_scenario_of_each_kind_that_may_lose_nothing() -> None:
     chosen = [each for each in SCENARIOS.values() if each.subset]
     assert {"planned_switchover", "synchronous_failover", "candidate_killed"} <= {each.name for each in chosen}
-    assert all(not each.needs for each in chosen)
+    assert all(not each.lacks for each in chosen)

@@ -312,6 +312,7 @@ def test_plan_finishes_a_failover_that_was_cut_off(topology: Topology, wanted: s
         pytest.param(PROMOTED, "pg3", id="another target named"),
         pytest.param(change(PROMOTED, "pg2", pending=pending("failover", "pg2", "pg3")), "", id="the note is of another failover"),
         pytest.param(change(PROMOTED, "pg2", pending=pending("switchover", "pg1", "pg2")), "", id="the note is of a switchover"),
+        pytest.param(change(cluster(primary="pg2", timeline=2), "pg3", receiver=Receiver()), "", id="a standby is cut off from it"),
     ],
 )
 def test_plan_with_a_living_primary_refuses_anything_else(topology: Topology, wanted: str) -> None:

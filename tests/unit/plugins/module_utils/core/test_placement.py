@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import Placement, after_change, placement, slots_at_primary
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
-from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import TRIO, cluster, down, the
+from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import TRIO, change, cluster, down, the
 
 CASCADE = {"pg3": {"upstream": "pg2"}}
 
@@ -132,3 +132,12 @@ def test_slots_at_primary_of_a_cascade(arriving: tuple[str, ...], expected: tupl
 def test_slots_at_primary_of_a_cascade_whose_upstream_is_down() -> None:
     topology = down(cluster(upstreams={"pg3": "pg2"}), "pg2")
     assert slots_at_primary(topology, the(topology, "pg1"), ()) == ("pg2", "pg3")
+
+
+@pytest.mark.parametrize("changes", [{"replay_paused": True}, {"replay_delay_ms": 1}])
+def test_placement_nobody_waits_for_a_standby_that_does_not_replay(changes: dict[str, object]) -> None:
+    topology = change(cluster(), "pg3", **changes)
+    primary, standby = placement(topology, "pg1"), placement(topology, "pg3")
+    assert primary is not None and standby is not None
+    assert "pg3" not in primary.downstreams and "pg3" in primary.slots_present
+    assert standby.upstream is not None and not standby.waits and primary.waits

@@ -11,6 +11,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver, Slot, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
+    leave_time,
     problems,
     same_cluster_blockers,
     shared_past,
@@ -296,3 +297,24 @@ def test_problems_of_two_primaries_name_heal(timelines: tuple[int, int]) -> None
     split = change(split, "pg2", role=PRIMARY, standby_signal=False, timeline=timelines[1])
     found = {problem.host: problem.hint for problem in problems(split) if problem.reason == "two_primaries"}
     assert [found[host].startswith("Run heal.yml") for host in PAIR] == [True, True]
+
+
+BEHIND = {"receiver": Receiver(), "timeline": 1, "timeline_history": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "paused_too", "left", "noted"),
+    [
+        pytest.param({"replay_paused": True}, True, [], ["pg2"], id="paused, in a role change"),
+        pytest.param({"replay_paused": True}, False, ["not_streaming", "replay_paused"], [], id="paused, where all must be well"),
+        pytest.param({"replay_delay_ms": 300000}, True, [], ["pg2"], id="delayed, in a role change"),
+        pytest.param({"replay_delay_ms": 300000}, False, [], ["pg2"], id="delayed, where all must be well"),
+        pytest.param({}, True, ["not_streaming"], [], id="neither"),
+        pytest.param({"replay_delay_ms": 1, "system_identifier": OTHER_SYSTEM}, True, ["foreign_system"], ["pg2"], id="delayed and foreign"),
+    ],
+)
+def test_leave_time_excuses_only_what_time_mends(changes: dict[str, Any], paused_too: bool, left: list[str], noted: list[str]) -> None:
+    topology = change(cluster(primary="pg1", timeline=2), "pg2", **{**BEHIND, **changes})
+    kept, notes = leave_time(topology, problems(topology), paused_too=paused_too)
+    assert [problem.reason for problem in kept if problem.host == "pg2"] == left
+    assert [note.split(":")[0] for note in notes] == noted

@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A standby whose replay stands still or is delayed never wins, and holds no role change up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.playbooks.cluster import Cluster, wait_for
+
+
+@pytest.fixture(scope="module")
+def cluster(make: Callable[..., Cluster]) -> Cluster:
+    """Three nodes."""
+    made = make(3)
+    made.play("initial_setup")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("late", "on", "off"),
+    [
+        ("paused", "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()"),
+        (
+            "delayed",
+            "ALTER SYSTEM SET recovery_min_apply_delay = '10min'; SELECT pg_reload_conf()",
+            "ALTER SYSTEM RESET recovery_min_apply_delay; SELECT pg_reload_conf()",
+        ),
+    ],
+)
+def test_failover_past_a_late_standby_ends_at_once_and_says_so(cluster: Cluster, late: str, on: str, off: str) -> None:
+    old = cluster.primary()
+    slow, able = (name for name in cluster.names if name != old)
+    for statement in on.split("; "):
+        cluster.sql(slow, statement)
+    cluster.sql(old, f"CREATE TABLE of_{late} (number int)")
+    cluster.crash(old)
+    done = cluster.play("failover")
+    assert cluster.primary() == able
+    assert f"{slow}: its replay is {late}" in done.text and "proven" in done.text
+    assert done.seconds < 60  # pg_start_timeout_seconds, 120 s, is what waiting for it would take
+    for statement in off.split("; "):
+        cluster.sql(slow, statement)
+    wait_for(lambda: cluster.sql(slow, "SELECT status FROM pg_stat_wal_receiver") == "streaming", f"{slow} to follow {able}")
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(able)
