@@ -200,12 +200,13 @@ class ActionModule(ActionBase):
             self._refuse_alone(plan.blockers)
         if plan.action != NOTHING:
             display.display("{0}: {1}, because {2}".format(self._host, plan.action, plan.why))
+        arriving = [node.host for node in topology.others(primary.host) if plan_rejoin(topology, node).action in (START, REWIND, RECLONE)]
+        # Every host must see the same end: a cascaded standby goes back to its upstream in the run that brings the upstream back.
         after = topology
-        if not here.is_running_standby and here.host != primary.host:
-            after = after_change(topology, here.host, primary.host, source_returns=True)
+        for host in {*arriving, *(() if here.is_running_standby or here is primary else (here.host,))}:
+            after = after_change(after, host, primary.host, source_returns=True)
         decided = _decided(topology, after, self._host, plan.action, "", primary.host)
         stale = primary.host == self._host and primary.control_timeline < primary.timeline
-        arriving = [node.host for node in topology.others(primary.host) if plan_rejoin(topology, node).action in (START, REWIND, RECLONE)]
         slots = list(slots_at_primary(topology, primary, arriving))
         return {**decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots}
 
