@@ -123,5 +123,8 @@ def test_start_new_standby_makes_all_of_them_whole(cluster: Cluster, shop: Clust
     mill.assert_replicating("pgsql6")
     cluster.play("switchover", "-e", "pg_switchover_to=pgsql5", "--limit", "pgsql5,pgsql6,pgsql7", inventory=INVENTORY)
     wait_for(lambda: streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}, "the cascade")
+    cluster.pg_ctl("pgsql6", "stop", "-m", "fast")  # the upstream of a cascaded standby
+    cluster.play("start_new_standby", inventory=INVENTORY)
+    assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
     text = cluster.play("status", inventory=INVENTORY).text
     assert all(f"Cluster {name}: healthy" in text for name in ("shop", "bank", "mill"))
