@@ -26,7 +26,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal impor
     plan_heal,
     way_back,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement, slots_at_primary
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement, slots_at_primary, without
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, RECLONE, REFUSE, REWIND, START
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import KEEP, inventory_blockers, plan_setup
@@ -206,8 +206,9 @@ class ActionModule(ActionBase):
         else:
             lines = ["Cluster {0}: finishing a failover to {1}.".format(topology.cluster, plan.target)]
         self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
-        after = after_change(topology, plan.source, plan.target, source_returns=False)
+        after = without(after_change(topology, plan.source, plan.target, source_returns=False), plan.left)
         decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
+        decided["settles"] = decided["settles"] and self._host not in plan.left
         fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence), "switch_off_hosts": list(plan.switch_off)}
         return {**decided, **fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
 

@@ -21,6 +21,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion 
     promotion_blockers,
     refused_candidates,
 )
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, plan_rejoin
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
     problems,
@@ -38,6 +39,7 @@ class FailoverPlan:
     """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known.
 
     `fence` are the hosts whose servers are fenced there, `switch_off` those that cannot be reached and that the fence command ends.
+    `left` are running standbys that have WAL which the new primary lacks: they cannot follow it before start_new_standby.
     """
 
     action: str
@@ -45,6 +47,7 @@ class FailoverPlan:
     target: str
     fence: tuple[str, ...] = ()
     switch_off: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     lost_bytes: Optional[int] = None
     blockers: tuple[Blocker, ...] = ()
     notes: tuple[str, ...] = ()
@@ -82,7 +85,9 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
     pending = _unfinished(topology, primary)
     if wanted in ("", primary.host) and primary.timeline > 1 and (pending or _left_behind(topology, primary)):
         source = pending[0].pending.source if pending else ""
-        return FailoverPlan(FINISH, source, primary.host, notes=("{0} is primary already; the others are re-pointed".format(primary.host),))
+        left = tuple(node.host for node in topology.standbys if plan_rejoin(topology, node).action not in (NOTHING, FOLLOW))
+        notes = ("{0} is primary already; the others are re-pointed".format(primary.host),)
+        return FailoverPlan(FINISH, source, primary.host, left=left, notes=notes)
     blocker = Blocker(
         "primary_alive", primary.host, "is primary and answers", primary.problem or "primary running", "no primary",
         "To hand the role over as planned run switchover.yml.",
@@ -253,4 +258,5 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
     off = _switched_off(topology, source, limits)
     notes = _notes(topology, source, target, lost, off)
-    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, lost, tuple(found), notes)
+    left = tuple(node.host for node, _bytes in _ahead(topology, target))
+    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, left, lost, tuple(found), notes)

@@ -56,6 +56,12 @@ def slots_at_primary(topology: Topology, primary: Node, arriving: Collection[str
     )
 
 
+def without(topology: Topology, hosts: Collection[str]) -> Topology:
+    """Return the topology as the others see it when these hosts stay out of a change: as if they were down."""
+    nodes = tuple(replace(node, state=states.STOPPED) if node.host in hosts else node for node in topology.nodes)
+    return Topology(topology.cluster, nodes)
+
+
 def placement(topology: Topology, host: str) -> Optional[Placement]:
     """Return the place of one node in a topology that has one primary, else None."""
     primary, here = topology.primary, topology.node(host)

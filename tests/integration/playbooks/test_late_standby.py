@@ -46,3 +46,23 @@ def test_failover_past_a_late_standby_ends_at_once_and_says_so(cluster: Cluster,
     wait_for(lambda: cluster.sql(slow, "SELECT status FROM pg_stat_wal_receiver") == "streaming", f"{slow} to follow {able}")
     cluster.play("start_new_standby")
     cluster.assert_replicating(able)
+
+
+def test_failover_leaves_a_standby_with_more_wal_to_the_rejoin(cluster: Cluster) -> None:
+    """It may not be promoted, and has rows that the new primary lacks: it cannot follow before it was rewound."""
+    old = cluster.primary()
+    behind, ahead = (name for name in cluster.names if name != old)
+    never = {ahead: {"pg_priority": 0}}
+    cluster.pg_ctl(behind, "stop", "-m", "fast")
+    cluster.sql(old, "CREATE TABLE ahead AS SELECT generate_series(1, 1000) AS number")
+    wait_for(lambda: cluster.sql(ahead, "SELECT to_regclass('ahead') IS NOT NULL") == "t", f"{ahead} to have the table")
+    cluster.crash(old)
+    cluster.pg_ctl(behind, "start")
+    done = cluster.play("failover", inventory=never)
+    assert cluster.primary() == behind
+    assert f"bytes that {behind} lacks: start_new_standby.yml brings it back" in done.text
+    assert done.seconds < 60  # as above
+    back = cluster.play("start_new_standby", inventory=never)
+    assert f"{ahead}: rewind" in back.text
+    cluster.assert_replicating(behind)
+    assert cluster.sql(ahead, "SELECT to_regclass('ahead') IS NULL") == "t"

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover import FINISH, TAKE_OVER, plan_failover
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
@@ -323,6 +325,14 @@ def test_plan_of_a_cascade_promotes_the_middle() -> None:
     topology = down(cluster(upstreams={"pg3": "pg2"}), "pg1")
     plan = plan_failover(topology, "", LIMITS)
     assert (plan.source, plan.target, plan.blockers) == ("pg1", "pg2", ())
+
+
+def test_plan_leaves_out_a_standby_that_is_ahead_and_may_not_be_promoted() -> None:
+    further = format_lsn(parse_lsn(the(DEAD, "pg2").position_lsn) + 8192)
+    member = replace(the(DEAD, "pg3").member, priority=0)
+    topology = change(DEAD, "pg3", receive_lsn=further, replay_lsn=further, member=member)
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.target, plan.left, plan.blockers) == ("pg2", ("pg3",), ())
 
 
 def test_notes_name_a_standby_that_could_not_be_observed() -> None:
