@@ -29,6 +29,7 @@ SHOWN_XIDS = 10
 # Names are looked up for these many files at most, the first that were touched.
 NAMED_FILES = 2000
 FLUSH_SECONDS = 1.0
+TOO_LATE = "its WAL could not be read in time"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ def _ends_at(segments: set[int], lsn: int, segment_bytes: int) -> bool:
 def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
     """Add the commits of one span; a dump that fails or does not end in time leaves a problem."""
     timeline, start, end = span
+    if time.monotonic() >= deadline:
+        findings.problem = TOO_LATE
+        return
     argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", format_lsn(start)]
     argv += ["-e", format_lsn(end)] if end else []
     with server.reading(argv) as process:
@@ -135,7 +139,7 @@ def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadli
         finally:
             alarm.cancel()
     if returncode < 0:
-        findings.problem = "its WAL could not be read in time"
+        findings.problem = TOO_LATE
     elif returncode and end:  # without an end pg_waldump fails where the WAL ends; that is the end we look for
         findings.problem = "its WAL from {0} on cannot be read".format(format_lsn(start))
 

@@ -88,6 +88,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.handover import
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import read_state
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.sql import SqlError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
 
@@ -105,19 +106,24 @@ def terms_of(params: dict[str, Any]) -> HandOver:
     )
 
 
-def is_primary(server: Server) -> bool:
-    """Whether the server runs and accepts writes."""
+def is_primary(server: Server, stop_timeout_seconds: float) -> bool:
+    """Whether the server runs and accepts writes. One that still stops, for a run that was killed behind its stop, is waited for."""
     if not server.postmaster_pid():
         return False
-    with server.connect() as session:
-        return not read_state(session)["in_recovery"]
+    try:
+        with server.connect() as session:
+            return not read_state(session)["in_recovery"]
+    except SqlError as error:
+        if "shutting down" in error.message and server.wait_stopped(timeout_seconds=stop_timeout_seconds):
+            return False
+        raise
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Hand over, or take a hand-over up again that was cut off."""
     peer = Peer.from_params(module.params)
     terms = terms_of(module.params)
-    primary = is_primary(server)
+    primary = is_primary(server, terms.stop_timeout_seconds)
     diff = mapping_diff("primary role", {"primary": terms.host_name}, {"primary": peer.name})
     if not primary and has_handed_over(server, peer, terms):
         return {"changed": False, "diff": mapping_diff("primary role", {"primary": peer.name}, {"primary": peer.name})}

@@ -106,7 +106,7 @@ def documented_variables() -> frozenset[str]:
 @cache
 def sources() -> str:
     """Return the text of all plugins and roles, on one line and without the quotes that join pieces of a message."""
-    files = [*(CHECKOUT / "plugins").rglob("*.py"), *(CHECKOUT / "roles").rglob("tasks/*.yml")]
+    files = [*(CHECKOUT / "plugins").rglob("*.py"), *(CHECKOUT / "roles").rglob("tasks/*.yml"), *(CHECKOUT / "roles").rglob("files/*.py")]
     return " ".join(" ".join(path.read_text(encoding="utf-8").split()) for path in files)
 
 
