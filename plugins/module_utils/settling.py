@@ -153,16 +153,23 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
         time.sleep(0.05)
 
 
-def _await_slot_use(session: sql.Session, place: Place, deadline: float) -> None:
-    """Wait until the WAL receiver uses its slot: after a reload the old receiver streams on for a moment. Raises ServerError."""
+def _await_upstream(session: sql.Session, place: Place, upstream: Peer, deadline: float) -> None:
+    """Wait until the WAL receiver has the upstream and the slot that it should: after a reload the old one streams on for a moment.
+
+    Raises ServerError.
+    """
+    wanted = (upstream.address, upstream.port, place.slot_name)
+    asked = "SELECT coalesce(sender_host, ''), coalesce(sender_port, 0), coalesce(slot_name, '') FROM pg_stat_wal_receiver"
     while True:
-        used = str(session.value("SELECT coalesce(slot_name, '') FROM pg_stat_wal_receiver") or "")
-        if used == place.slot_name:
+        found = session.rows(asked)
+        if found and found[0] == wanted:
             return
         if time.monotonic() > deadline:
+            seen = "{0} port {1}, slot {2}".format(*found[0]) if found else "no WAL receiver"
+            wrong_slot = bool(found) and found[0][:2] == wanted[:2]
             raise ServerError(
-                "the standby does not stream through its slot", reason="wrong_slot", observed=used or "no slot", required=place.slot_name,
-                hint="Look at the server's log, then run heal.yml.",
+                "the standby does not stream from {0} through its slot".format(upstream.name), reason="wrong_slot" if wrong_slot else "not_streaming",
+                observed=seen, required="{0} port {1}, slot {2}".format(*wanted), hint="Look at the server's log, then run heal.yml.",
             )
         time.sleep(0.05)
 
@@ -183,8 +190,8 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
             server.reload()
         if place.upstream is not None and place.waits:
+            _await_upstream(session, place, place.upstream, deadline)
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
-            _await_slot_use(session, place, deadline)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""failover.yml is killed between any two tasks, initial_setup.yml after every third; a further run ends them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.playbooks.cluster import Cluster
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(make: Callable[..., Cluster]) -> Cluster:
+    """Two nodes, not set up yet."""
+    return make(2)
+
+
+def test_initial_setup_killed_again_and_again_ends_well(cluster: Cluster) -> None:
+    """From nothing; every run gets three tasks further than the one before it: after each task would take minutes."""
+    tasks = 0
+    while True:
+        tasks += 3
+        done = cluster.run("initial_setup", kill_after=tasks)
+        if "PLAY RECAP" in done.output or tasks > 100:
+            break
+        assert done.returncode == -signal.SIGKILL, f"{tasks} tasks:\n{done.output}"
+    assert 20 < tasks <= 100
+    again = cluster.play("initial_setup")
+    assert set(again.changed.values()) == {0}
+    cluster.assert_replicating("pgsql1")
+
+
+def test_failover_killed_once_more_after_each_task_ends_well(cluster: Cluster) -> None:
+    """The primary is dead; every run gets one task further than the one before it."""
+    old, new = cluster.primary(), cluster.standby()
+    cluster.sql(old, "CREATE TABLE kept (number int)")
+    cluster.assert_replicating(old)
+    cluster.crash(old)
+    tasks, killed = 0, 0
+    while True:
+        tasks += 1
+        done = cluster.run("failover", kill_after=tasks)
+        if "PLAY RECAP" in done.output or tasks > 60:
+            break
+        assert done.returncode == -signal.SIGKILL, f"{tasks} tasks:\n{done.output}"
+        killed += 1
+    assert killed >= 5 and tasks <= 60
+    assert cluster.primary() == new
+    again = cluster.run("failover")
+    assert again.returncode == 0 or "is primary and answers" in again.text, again.output
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(new)
+    assert cluster.sql(new, "SELECT count(*) FROM kept") == "0"
