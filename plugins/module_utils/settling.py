@@ -18,6 +18,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, wait_until_replayed
 
+# A WAL receiver that its upstream refuses ends after one round trip, and the next one comes after wal_retrieve_retry_interval.
+STEADY_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Place:
@@ -153,19 +156,25 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
         time.sleep(0.05)
 
 
-def _await_upstream(session: sql.Session, place: Place, upstream: Peer, deadline: float) -> None:
-    """Wait until the WAL receiver has the upstream and the slot that it should: after a reload the old one streams on for a moment.
+def _await_upstream(session: sql.Session, place: Place, upstream: Peer, *, steady_seconds: float, deadline: float) -> None:
+    """Wait until the WAL receiver has had the upstream and the slot that it should for `steady_seconds`. Raises ServerError.
 
-    Raises ServerError.
+    After a reload the old receiver streams on for a moment. A new one says `streaming` before the upstream has agreed, and ends when
+    its slot is not there yet.
     """
     wanted = (upstream.address, upstream.port, place.slot_name)
-    asked = "SELECT coalesce(sender_host, ''), coalesce(sender_port, 0), coalesce(slot_name, '') FROM pg_stat_wal_receiver"
+    asked = "SELECT coalesce(sender_host, ''), coalesce(sender_port, 0), coalesce(slot_name, ''), pid FROM pg_stat_wal_receiver"
+    pid, since = 0, time.monotonic()
     while True:
         found = session.rows(asked)
-        if found and found[0] == wanted:
+        right = bool(found) and found[0][:3] == wanted
+        now = time.monotonic()
+        if not right or found[0][3] != pid:
+            pid, since = (found[0][3] if right else 0), now
+        if right and now - since >= steady_seconds:
             return
-        if time.monotonic() > deadline:
-            seen = "{0} port {1}, slot {2}".format(*found[0]) if found else "no WAL receiver"
+        if now > deadline:
+            seen = "{0} port {1}, slot {2}".format(*found[0][:3]) if found else "no WAL receiver"
             wrong_slot = bool(found) and found[0][:2] == wanted[:2]
             raise ServerError(
                 "the standby does not stream from {0} through its slot".format(upstream.name), reason="wrong_slot" if wrong_slot else "not_streaming",
@@ -190,7 +199,9 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
             server.reload()
         if place.upstream is not None and place.waits:
-            _await_upstream(session, place, place.upstream, deadline)
+            # A mark that is replayed came from there; without one only time tells.
+            steady = STEADY_SECONDS if plan.point and not place.mark_lsn else 0.0
+            _await_upstream(session, place, place.upstream, steady_seconds=steady, deadline=deadline)
             wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))

@@ -479,7 +479,7 @@ def foreign_system(cluster: ChaosCluster, rng: random.Random) -> None:
     standby = rng.choice(cluster.standbys())
     data = cluster.servers[standby].data_directory
     cluster.stop_server(standby)
-    cluster.shell(standby, f"mv {data} {data}.own")
+    cluster.shell(standby, f"mv {data} {data}.own && install -d -o postgres -g postgres -m 0700 {data}")
     cluster.as_owner(standby, cluster.program(standby, "initdb"), "-D", data, timeout_seconds=60)
     try:
         cluster.refused("start_new_standby", said="its data belongs to another cluster")
