@@ -7,7 +7,7 @@ export PYTHON SEED ROUNDS COUNT BUDGET_SECONDS REPORT
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev local demo demo-clean test test-fast bench chaos clean
+.PHONY: help setup setup-dev local demo demo-clean test test-fast test-long bench chaos clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -32,6 +32,9 @@ test-fast: setup-dev ## lint, sanity, unit tests and module tests on local serve
 
 test: setup-dev ## test-fast, the playbooks on local servers, then the molecule scenarios on LXD (as root)
 	@$(VENV_PYTHON) scripts/run_checks.py all
+
+test-long: setup-dev ## the kill matrices of heal.yml and initial_setup.yml, which make test leaves out
+	@$(VENV_PYTHON) -m pytest tests/integration/playbooks -m long -n 2 --dist loadfile
 
 bench: setup-dev ## measure switchover and failover on LXD (RUNS=5)
 	@$(VENV_PYTHON) -m benchmarks.run

@@ -28,7 +28,7 @@ LOGS = CACHE / "checks"
 COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
 CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-STEP_TIMEOUT_SECONDS = 1500
+STEP_TIMEOUT_SECONDS = 2100
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # ansible-test downloads get-pip for the environments of its sanity tests. This stands in for it: the Python at hand has pip.
@@ -119,7 +119,7 @@ def server_steps() -> list[Step]:
 
 def playbook_steps() -> list[Step]:
     """Return the tests that run whole playbooks on local servers, each killed at every task among them: minutes, so not for `fast`."""
-    return [Step("playbook tests", pytest("tests/integration/playbooks", "-n", "2", "--dist", "loadfile"))]
+    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", "-n", "2", "--dist", "loadfile"))]
 
 
 def container_steps() -> list[Step]:

@@ -20,6 +20,7 @@ def cluster(make: Callable[..., Cluster]) -> Cluster:
     return make(2)
 
 
+@pytest.mark.long
 def test_initial_setup_killed_again_and_again_ends_well(cluster: Cluster) -> None:
     """From nothing; every run gets six tasks further than the one before it: after each task would take minutes."""
     tasks = 0
@@ -37,6 +38,7 @@ def test_initial_setup_killed_again_and_again_ends_well(cluster: Cluster) -> Non
 
 def test_failover_killed_once_more_after_each_task_ends_well(cluster: Cluster) -> None:
     """The primary is dead; every run gets one task further than the one before it."""
+    cluster.play("initial_setup")
     old, new = cluster.primary(), cluster.standby()
     cluster.sql(old, "CREATE TABLE kept (number int)")
     cluster.assert_replicating(old)

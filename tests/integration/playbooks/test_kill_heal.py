@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.playbooks.cluster import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
