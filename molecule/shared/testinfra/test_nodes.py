@@ -45,6 +45,15 @@ def test_service_after_role_changes_runs_under_systemd(host: Any, directory: str
     assert service.systemd_properties["MainPID"] == pid, "the server runs outside of its unit"
 
 
+def test_boot_guard_is_asked_before_each_start(host: Any, directory: str) -> None:
+    program = host.file("/usr/local/lib/pg_ops/boot_guard.py")
+    assert (program.user, program.mode) == ("root", 0o644), "root runs it, so root alone may write it"
+    major = directory.split("/")[4]
+    assert "boot_guard.py" in host.check_output(f"systemctl show --property=ExecStartPre postgresql@{major}-main")
+    done = host.run(f"python3 -I -S /usr/local/lib/pg_ops/boot_guard.py {directory}.pg_ops/boot_guard/config.json")
+    assert done.rc == 0 and "may start" in done.stderr
+
+
 def test_port_on_every_address_listens(host: Any) -> None:
     assert host.socket("tcp://0.0.0.0:5432").is_listening
 
