@@ -35,8 +35,6 @@ LAUNCH_SECONDS = 1500.0
 SETTLE_SECONDS = 45.0
 # Under load LXD 5.0 sometimes loses what a program in a container has printed. A user types the playbook again; so does the suite.
 LOST_OUTPUT = "failed to resolve remote temporary directory"
-HAS_GUARD = (CHECKOUT / "roles" / "boot_guard").is_dir()
-HAS_HEAL = (CHECKOUT / "playbooks" / "heal.yml").is_file()
 
 
 class ChaosError(Exception):

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.chaos.cluster import HAS_HEAL, ChaosCluster, ChaosError, unreachable, wait_until
+from tests.chaos.cluster import ChaosCluster, ChaosError, unreachable, wait_until
 from tests.chaos.stage import NOTHING, REPORTED, Scenario
 
 Play = Callable[[ChaosCluster, random.Random], None]
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(group: str, *, may_lose: str = NOTHING, may_split: bool = False, needs: tuple[str, ...] = (), subset: bool = False) -> Callable[[Play], Play]:
+def scenario(group: str, *, may_lose: str = NOTHING, may_split: bool = False, subset: bool = False) -> Callable[[Play], Play]:
     """Register a scenario under its function's name; the docstring's first line says what it is."""
 
     def register(play: Play) -> Play:
         name = play.__name__
         what = (play.__doc__ or "").splitlines()[0]
-        SCENARIOS[name] = Scenario(name, group, what, play, may_lose, may_split, frozenset(needs), subset)
+        SCENARIOS[name] = Scenario(name, group, what, play, may_lose, may_split, subset)
         return play
 
     return register
@@ -118,7 +118,7 @@ def container_restarted(cluster: ChaosCluster, _rng: random.Random) -> None:
     require(cluster.primary() == primary, "Another node is primary although nobody asked for it.")
 
 
-@scenario("primary", may_lose=REPORTED, needs=("boot_guard",))
+@scenario("primary", may_lose=REPORTED)
 def container_stopped(cluster: ChaosCluster, _rng: random.Random) -> None:
     """The primary's machine is off, a standby takes over, then it is switched on: the boot guard keeps its server from opening."""
     primary = cluster.primary()
@@ -213,7 +213,7 @@ def all_restarted(cluster: ChaosCluster, rng: random.Random) -> None:
     cluster.play("start_new_standby")
 
 
-@scenario("primary", may_lose=REPORTED, needs=("boot_guard",), subset=True)
+@scenario("primary", may_lose=REPORTED, subset=True)
 def started_by_hand(cluster: ChaosCluster, _rng: random.Random) -> None:
     """After a failover somebody starts the old primary: the boot guard refuses, and past the guard it is read-only."""
     primary = cluster.primary()
@@ -226,7 +226,7 @@ def started_by_hand(cluster: ChaosCluster, _rng: random.Random) -> None:
     cluster.play("start_new_standby")
 
 
-@scenario("primary", may_lose=REPORTED, needs=("boot_guard",), subset=True)
+@scenario("primary", may_lose=REPORTED, subset=True)
 def promoted_while_down(cluster: ChaosCluster, rng: random.Random) -> None:
     """The primary is down, somebody promotes a standby by hand, then the old one is started: the boot guard asks, refuses and fences."""
     primary, standby = cluster.primary(), rng.choice(cluster.standbys())
@@ -309,15 +309,11 @@ def wait_for_streams(cluster: ChaosCluster) -> None:
 
 
 def end_the_older(cluster: ChaosCluster, older: str) -> None:
-    """Repair two primaries: by heal.yml where the collection has it, otherwise by hand as the README says."""
+    """Repair two primaries: keep the one that was promoted last, whatever the other has accepted meanwhile."""
     require(cluster.run("status").status != 0, "Two primaries are not noticed.")
     cluster.refused("switchover", said="accepts writes")
-    if HAS_HEAL:
-        keep = next(name for name in cluster.primaries() if name != older)
-        cluster.play("heal", "-e", f"pg_heal_keep={keep}")
-        return
-    cluster.stop_server(older)
-    cluster.play("start_new_standby")
+    keep = next(name for name in cluster.primaries() if name != older)
+    cluster.play("heal", "-e", f"pg_heal_keep={keep}")
 
 
 # -- during an action --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from benchmarks.cluster import BenchError
 from benchmarks.floor import FloorError
 from benchmarks.persistent import SessionError
 from tests.chaos import checker
-from tests.chaos.cluster import HAS_GUARD, HAS_HEAL, SETTLE_SECONDS, ChaosCluster, ChaosError, wait_until
+from tests.chaos.cluster import SETTLE_SECONDS, ChaosCluster, ChaosError, wait_until
 
 NOTHING = "nothing"  # may be missing at the end
 REPORTED = "reported"  # what a report of lost transactions names, and nothing else
@@ -32,14 +32,7 @@ class Scenario:
     play: Callable[[ChaosCluster, random.Random], None]
     may_lose: str = NOTHING
     may_split: bool = False
-    needs: frozenset[str] = frozenset()
     subset: bool = False
-
-    @property
-    def lacks(self) -> str:
-        """Return why this cannot be played with the collection as it is; empty when it can."""
-        there = {"boot_guard": HAS_GUARD, "heal": HAS_HEAL}
-        return ", ".join(f"needs {name}" for name in sorted(self.needs) if not there[name])
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,6 @@ class Result:
 def perform(cluster: ChaosCluster, scenario: Scenario, seed: str) -> Result:
     """Play one scenario on a healthy cluster; every random choice in it follows from `seed`."""
     began = time.monotonic()
-    if scenario.lacks:
-        return Result(scenario.name, scenario.group, seed, 0.0, skipped=scenario.lacks)
     problems: list[str] = []
     try:
         scenario.play(cluster, random.Random(f"{seed}/{scenario.name}"))
