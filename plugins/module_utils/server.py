@@ -388,17 +388,18 @@ class Server:
         if not (program.is_file() and config.is_file()):
             return
         words = ["-I", "-S", str(program), str(config)]
+        begun = time.time() - 1  # file systems keep coarser time
         try:
             done = self.run([sys.executable, *words], timeout_seconds=60, check=False)
         except PermissionError:  # our Python may be one that only root can reach
             done = self.run(["/usr/bin/python3", *words], timeout_seconds=60, check=False)
         if done.returncode != 0:
-            raise self._guard_refusal() or ServerError(
+            raise self._guard_refusal(since=begun) or ServerError(
                 "the boot guard failed: {0}".format(done.stderr.strip()[-1000:]), reason="boot_guard", hint="Run initial_setup.yml."
             )
 
-    def _guard_refusal(self, *, since: float = 0.0) -> Optional[ServerError]:
-        """Return why the guard refused the last start, None when it did not (`since`, seconds of the epoch)."""
+    def _guard_refusal(self, *, since: float) -> Optional[ServerError]:
+        """Return why the guard refused a start after `since` (seconds of the epoch), None when it gave no such verdict."""
         path = self.state("boot_guard", "verdict.json")
         try:
             if path.stat().st_mtime < since:

@@ -156,6 +156,8 @@ def test_boot_guard_broken_configuration_keeps_the_server_down_and_says_so(pair:
     directory = install(pair.primary, [pair.standby])
     pair.primary.stop()
     (directory / "config.json").write_text("{", encoding="utf-8")
+    (directory / "verdict.json").write_text('{"action": "refuse", "reason": "old", "message": "of another day"}', encoding="utf-8")
+    os.utime(directory / "verdict.json", (0, 0))
     assert "boot guard failed" in pair.primary.call("pg_service").refusal("boot_guard")
 
 
