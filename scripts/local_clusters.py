@@ -13,6 +13,8 @@ checkout nor its .venv need be where the account can read.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,19 +158,39 @@ def ensure_account() -> pwd.struct_passwd:
         if account.pw_name.startswith("pg_"):
             raise LocalError(f"PostgreSQL allows no superuser called {account.pw_name}: names with pg_ are its own. Use another account.")
         return account
-    ACCOUNT_BASE.mkdir(mode=0o755, exist_ok=True)
     home = ACCOUNT_BASE / "home"
-    try:
-        account = pwd.getpwnam(ACCOUNT)
-    except KeyError:
-        say(f"creating the system account {ACCOUNT}")
-        flags = ["--system", "--user-group", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh"]
-        run(["useradd", *flags, "--comment", ACCOUNT_COMMENT, ACCOUNT])
-        account = pwd.getpwnam(ACCOUNT)
+    with account_lock():
+        ACCOUNT_BASE.mkdir(mode=0o755, exist_ok=True)
+        account = existing_account() or new_account(home)
     if account.pw_dir == str(home):
         for directory in (home, home / ".ansible", home / ".ansible" / "tmp"):  # Ansible warns when it has to make its own
             owned_directory(directory, account)
     return account
+
+
+@contextlib.contextmanager
+def account_lock() -> Iterator[None]:
+    """Have the account made or removed by one process at a time: two useradd side by side both succeed, and the second changes the uid."""
+    directory = os.open(ACCOUNT_BASE.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def existing_account() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return None
+
+
+def new_account(home: Path) -> pwd.struct_passwd:
+    say(f"creating the system account {ACCOUNT}")
+    flags = ["--system", "--user-group", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh"]
+    run(["useradd", *flags, "--comment", ACCOUNT_COMMENT, ACCOUNT])
+    return pwd.getpwnam(ACCOUNT)
 
 
 def has_account(uid: int) -> bool:
@@ -404,16 +427,14 @@ def clean(state: Path) -> None:
         say(f"removed {', '.join(local.nodes)} from {state}")
     remove_if_empty(state)
     if is_root() and not (ACCOUNT_BASE / "local").exists():
-        remove_account()
+        with account_lock():
+            remove_account()
 
 
 def remove_account() -> None:
     """Remove the account that prepare created, unless a process still runs under it."""
-    try:
-        account = pwd.getpwnam(ACCOUNT)
-    except KeyError:
-        return
-    if account.pw_gecos != ACCOUNT_COMMENT:
+    account = existing_account()
+    if account is None or account.pw_gecos != ACCOUNT_COMMENT:
         return
     if any(owner_of(Path(path)) == account.pw_uid for path in glob.glob("/proc/[0-9]*")):
         say(f"keeping the account {ACCOUNT}: processes still run under it")

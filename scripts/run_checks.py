@@ -162,8 +162,8 @@ def run_step(step: Step) -> Outcome:
             returncode = 127
         else:
             returncode = wait(process)
-            if returncode == -signal.SIGKILL:
-                output.write(f"\nkilled after {STEP_TIMEOUT_SECONDS} s\n")
+            if returncode < 0:
+                output.write(f"\nended by {signal.Signals(-returncode).name} after {time.monotonic() - started:.0f} s\n")
     text = log.read_text(encoding="utf-8", errors="replace")
     outcome = Outcome(step, returncode, time.monotonic() - started, COLOURS.sub("", text).rstrip())
     report(outcome)

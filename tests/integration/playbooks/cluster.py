@@ -183,10 +183,17 @@ class Cluster:
         except (OSError, ValueError):
             return 0
 
+    def running_pid(self, name: str) -> int:
+        """The postmaster's process id, to send it a signal: 0 would be the tests' own process group."""
+        pid = self.pid(name)
+        assert pid, f"{name} does not run"
+        return pid
+
     def crash(self, name: str) -> None:
         """Kill the postmaster and wait until its children are gone too."""
-        children = local_children(self.pid(name))
-        os.kill(self.pid(name), signal.SIGKILL)
+        pid = self.running_pid(name)
+        children = local_children(pid)
+        os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "the children of a killed postmaster to end")
 
     def pg_ctl(self, name: str, action: str, *arguments: str) -> None:

@@ -140,7 +140,7 @@ def crash_and_take_over(cluster: Cluster) -> None:
     for pid in senders:
         os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: len(cluster.acknowledged_rows()) > acknowledged + 50, "rows that no standby has")
-    for pid in (cluster.pid("pgsql2"), *senders):  # in this order: a server that loses a process alone starts all of them again
+    for pid in (cluster.running_pid("pgsql2"), *senders):  # in this order: a server that loses a process alone starts all of them again
         os.kill(pid, signal.SIGKILL)
     cluster.play("failover", *LOGICAL)
     new = cluster.primary()

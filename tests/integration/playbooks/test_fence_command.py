@@ -47,7 +47,7 @@ def test_failover_of_a_primary_that_answers_runs_no_fence_command(cluster: Clust
 
 def test_failover_whose_fence_command_ends_the_primary_promotes(cluster: Cluster) -> None:
     """The command knows the host's variables, and really ends the server."""
-    pid = cluster.pid("pgsql1")
+    pid = cluster.running_pid("pgsql1")
     victims = " ".join(str(each) for each in (pid, *local_children(pid)))
     script = f"test {{{{ inventory_hostname }}}} = pgsql1 && kill -KILL {victims}"
     cluster.play("failover", *fence("sh", "-c", script), inventory=OUT_OF_REACH)

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The account of the local clusters, made by several processes at once; a real account, so as root only."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import local_clusters
+import pytest
+
+ACCOUNT = f"pgopstest{os.getpid()}"
+MAKE = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import local_clusters
+local_clusters.ACCOUNT, local_clusters.ACCOUNT_BASE = sys.argv[2], pathlib.Path(sys.argv[3])
+print(local_clusters.ensure_account().pw_uid)
+"""
+
+
+@pytest.fixture(autouse=True)
+def account() -> Iterator[None]:
+    yield
+    subprocess.run(["userdel", ACCOUNT], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
+def test_the_account_is_made_once_however_many_ask_for_it(tmp_path: Path) -> None:
+    scripts = str(Path(local_clusters.__file__).parent)
+    argv = [sys.executable, "-c", MAKE, scripts, ACCOUNT, str(tmp_path / "base")]
+    makers = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    answers = [(*maker.communicate(timeout=60), maker.returncode) for maker in makers]
+    assert [returncode for _, _, returncode in answers] == [0] * 6, answers
+    assert {int(uid) for uid, _, _ in answers} == {pwd.getpwnam(ACCOUNT).pw_uid}, answers
