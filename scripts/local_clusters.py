@@ -36,6 +36,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 ACCOUNT = "pgops"
 ACCOUNT_COMMENT = "pg_ops.replication local clusters"
 ACCOUNT_BASE = Path("/var/lib/pg_ops")
+CLAIMS = ACCOUNT_BASE / "states"
 PROGRAMS = ("initdb", "postgres", "pg_ctl", "pg_controldata", "pg_basebackup", "pg_rewind", "psql")
 PLATFORM_BINS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 OLDEST_MAJOR = 13
@@ -151,8 +152,8 @@ def inventory(state: Path) -> dict[str, Any]:
 # --- prepare ---
 
 
-def ensure_account() -> pwd.struct_passwd:
-    """Return the account that the servers run under; as root it is created where it is missing."""
+def ensure_account(state: Path) -> pwd.struct_passwd:
+    """Return the account that the servers under state run as; as root it is created where it is missing."""
     if not is_root():
         account = pwd.getpwuid(os.geteuid())
         if account.pw_name.startswith("pg_"):
@@ -162,6 +163,7 @@ def ensure_account() -> pwd.struct_passwd:
     with account_lock():
         ACCOUNT_BASE.mkdir(mode=0o755, exist_ok=True)
         account = existing_account() or new_account(home)
+        claim_account(state)
     if account.pw_dir == str(home):
         for directory in (home, home / ".ansible", home / ".ansible" / "tmp"):  # Ansible warns when it has to make its own
             owned_directory(directory, account)
@@ -191,6 +193,28 @@ def new_account(home: Path) -> pwd.struct_passwd:
     flags = ["--system", "--user-group", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh"]
     run(["useradd", *flags, "--comment", ACCOUNT_COMMENT, ACCOUNT])
     return pwd.getpwnam(ACCOUNT)
+
+
+def claim_account(state: Path) -> None:
+    """Note that the clusters under state need the account, for other states may be removed while these have no process."""
+    CLAIMS.mkdir(mode=0o755, exist_ok=True)
+    claim_of(state).write_text(str(state), encoding="utf-8")
+
+
+def claim_of(state: Path) -> Path:
+    return CLAIMS / f"{zlib.crc32(os.fsencode(state)):08x}"
+
+
+def claimed_elsewhere() -> list[str]:
+    """Return the state directories that still need the account; the claim of one that is gone is removed."""
+    found = []
+    for claim in sorted(CLAIMS.glob("*")):
+        state = Path(claim.read_text(encoding="utf-8"))
+        if state.is_dir():
+            found.append(str(state))
+        else:
+            claim.unlink()
+    return found
 
 
 def has_account(uid: int) -> bool:
@@ -372,7 +396,7 @@ def prepare(state: Path) -> Local:
     """Make account, Python and directories, choose programs and ports, remember them. Changes nothing when all is there."""
     os.umask(0o022)
     count, before = node_count(), load(state)
-    account = ensure_account()
+    account = ensure_account(state)
     make_state_directory(state, account)
     programs = choose_programs(state, account)
     interpreter = ensure_interpreter(state, account, with_postgresql=programs is None)
@@ -426,21 +450,26 @@ def clean(state: Path) -> None:
         (state / "local.json").unlink()
         say(f"removed {', '.join(local.nodes)} from {state}")
     remove_if_empty(state)
-    if is_root() and not (ACCOUNT_BASE / "local").exists():
+    if is_root():
         with account_lock():
+            if local is not None:
+                claim_of(state).unlink(missing_ok=True)
             remove_account()
 
 
 def remove_account() -> None:
-    """Remove the account that prepare created, unless a process still runs under it."""
+    """Remove the account that prepare created, unless clusters elsewhere or a process still need it."""
     account = existing_account()
     if account is None or account.pw_gecos != ACCOUNT_COMMENT:
         return
     if any(owner_of(Path(path)) == account.pw_uid for path in glob.glob("/proc/[0-9]*")):
         say(f"keeping the account {ACCOUNT}: processes still run under it")
         return
+    if claimed_elsewhere():
+        return
     run(["userdel", ACCOUNT])
     shutil.rmtree(ACCOUNT_BASE / "home", ignore_errors=True)
+    shutil.rmtree(CLAIMS, ignore_errors=True)
     remove_if_empty(ACCOUNT_BASE)
     say(f"removed the system account {ACCOUNT}")
 

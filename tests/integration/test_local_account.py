@@ -19,8 +19,9 @@ MAKE = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import local_clusters
-local_clusters.ACCOUNT, local_clusters.ACCOUNT_BASE = sys.argv[2], pathlib.Path(sys.argv[3])
-print(local_clusters.ensure_account().pw_uid)
+base = pathlib.Path(sys.argv[3])
+local_clusters.ACCOUNT, local_clusters.ACCOUNT_BASE, local_clusters.CLAIMS = sys.argv[2], base, base / "states"
+print(local_clusters.ensure_account(pathlib.Path(sys.argv[4])).pw_uid)
 """
 
 
@@ -33,8 +34,23 @@ def account() -> Iterator[None]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
 def test_the_account_is_made_once_however_many_ask_for_it(tmp_path: Path) -> None:
     scripts = str(Path(local_clusters.__file__).parent)
-    argv = [sys.executable, "-c", MAKE, scripts, ACCOUNT, str(tmp_path / "base")]
+    argv = [sys.executable, "-c", MAKE, scripts, ACCOUNT, str(tmp_path / "base"), str(tmp_path)]
     makers = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
     answers = [(*maker.communicate(timeout=60), maker.returncode) for maker in makers]
     assert [returncode for _, _, returncode in answers] == [0] * 6, answers
     assert {int(uid) for uid, _, _ in answers} == {pwd.getpwnam(ACCOUNT).pw_uid}, answers
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
+def test_the_account_stays_while_clusters_elsewhere_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, state, other = tmp_path / "base", tmp_path / "state", tmp_path / "other"
+    for name, value in (("ACCOUNT", ACCOUNT), ("ACCOUNT_BASE", base), ("CLAIMS", base / "states")):
+        monkeypatch.setattr(local_clusters, name, value)
+    state.mkdir()
+    local_clusters.ensure_account(state)
+    local_clusters.clean(other)
+    assert local_clusters.existing_account() is not None
+    state.rmdir()
+    local_clusters.clean(other)
+    assert local_clusters.existing_account() is None
+    assert not base.exists()
