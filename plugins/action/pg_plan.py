@@ -40,10 +40,15 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.status imp
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, leave_time, problems
-from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, cluster_members, observed_topology
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, cluster_members, observed_topology, synchronous_rule
 
 Result = dict[str, Any]
 display = Display()
+
+
+def _synchronous(topology: Topology, names: Sequence[str]) -> Optional[Result]:
+    rule = topology.rule
+    return {"mode": rule.mode, "num": rule.num, "names": list(names), "degrade": rule.degrade} if rule else None
 
 
 def _place(topology: Topology, host: str) -> Optional[Result]:
@@ -58,6 +63,7 @@ def _place(topology: Topology, host: str) -> Optional[Result]:
         "downstreams": list(found.downstreams),
         "synchronized": list(found.synchronized),
         "waits": found.waits,
+        "synchronous": _synchronous(topology, found.confirming),
     }
 
 
@@ -158,7 +164,7 @@ class ActionModule(ActionBase):
     def _inventory(self) -> Result:
         members = cluster_members(self._host, self._vars["groups"], self._vars["hostvars"])
         cluster = members[0].cluster
-        blockers = inventory_blockers(cluster, members)
+        blockers = inventory_blockers(cluster, members, synchronous_rule(members, self._vars["hostvars"][self._host]))
         if blockers:
             self._refuse(cluster, "cluster {0!r} as the inventory describes it".format(cluster), blockers)
         return {"cluster": cluster, "members": [asdict(member) for member in members]}
@@ -173,8 +179,7 @@ class ActionModule(ActionBase):
             steps = ["{0} {1}".format(host, action) for host, action in actions.items()]
             display.display("Cluster {0}: primary {1}; {2}".format(topology.cluster, plan.primary, ", ".join(steps)))
         after = after_change(topology, "", plan.primary, source_returns=False)
-        standing = Topology(after.cluster, tuple(after.nodes))
-        decided = _decided(topology, standing, self._host, plan.action, "", plan.primary)
+        decided = _decided(topology, after, self._host, plan.action, "", plan.primary)
         decided["role"] = plan.role
         primary = next(node for node in topology.nodes if node.host == plan.primary)
         arriving = [host for host, action in actions.items() if action != KEEP]

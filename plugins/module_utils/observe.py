@@ -26,6 +26,8 @@ SETTINGS = (
     "max_worker_processes", "password_encryption", "port", "primary_slot_name", "recovery_min_apply_delay", "shared_buffers",
     "sync_replication_slots", "synchronized_standby_slots", "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level", "wal_log_hints",
 )
+# Kept in postgresql.auto.conf by pg_settle, so that it can be told of a server that is down.
+SYNCHRONOUS = "synchronous_standby_names"
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
@@ -46,6 +48,7 @@ SELECT pg_current_wal_lsn()::text AS current_lsn, ('x' || substr(pg_walfile_name
        (SELECT count(*) FROM pg_prepared_xacts) AS prepared_transactions,
        (SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float FROM pg_stat_activity
          WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS longest_transaction_seconds,
+       (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep') AS sessions_waiting_for_standby,
        EXISTS (SELECT FROM pg_stat_progress_basebackup) AS backup_in_progress
 """
 STANDBY_ONLY = """
@@ -127,6 +130,7 @@ def observe_files(server: Server) -> dict[str, Any]:
     wal = server.data("pg_wal")
     timeline = max(control.checkpoint_timeline, control.min_recovery_timeline, wal_pages.newest_timeline(wal))
     history = server.data("pg_wal", "{0:08X}.history".format(timeline))
+    settings = server.read_auto_conf()
     down_cleanly = control.cluster_state in ("shut down", "shut down in recovery")
     signal_file = server.standby_signal.exists() or server.data("recovery.signal").exists()
     return {
@@ -146,7 +150,8 @@ def observe_files(server: Server) -> dict[str, Any]:
         "standby_signal": signal_file,
         "data_checksums": control.data_checksums,
         "wal_log_hints": control.wal_log_hints,
-        "upstream": _upstream(server.read_auto_conf()),
+        "upstream": _upstream(settings),
+        "settings": {name: settings[name] for name in (SYNCHRONOUS,) if name in settings},
         "slots": [{"name": name, "type": "logical"} for name in _logical_slots_of_files(server)],
     }
 

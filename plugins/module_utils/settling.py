@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import STANDBY, Member, node_from_mapping, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for, slot_name_for
-from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import format_set, wanted_set
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import SYNCHRONOUS, observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, wait_until_replayed
 
 # A WAL receiver that its upstream refuses ends after one round trip, and the next one comes after wal_retrieve_retry_interval.
 STEADY_SECONDS = 1.0
+
+# The note that says whose synchronous_standby_names is.
+CONFIRMS = "synchronous"
+
+
+@dataclass(frozen=True)
+class SynchronousWish:
+    """How the commits of this server are confirmed while it is primary: `names` may, `num` of them must; see core/synchronous.py."""
+
+    mode: str
+    num: int
+    names: tuple[str, ...]
+    degrade: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Place:
     downstreams: tuple[str, ...]
     synchronized: tuple[str, ...]
     waits: bool
+    synchronous: Optional[SynchronousWish]
     timeline: int
     mark_lsn: str
     timeout_seconds: float
@@ -52,28 +67,38 @@ class Place:
             downstreams=tuple(params["downstreams"]),
             synchronized=tuple(params["synchronized_slots"]),
             waits=params["waits"],
+            synchronous=_synchronous_wish(params["synchronous"]),
             timeline=params["timeline"],
             mark_lsn=params["mark_lsn"],
             timeout_seconds=params["timeout_seconds"],
         )
 
 
+def _synchronous_wish(params: Optional[Mapping[str, Any]]) -> Optional[SynchronousWish]:
+    return SynchronousWish(params["mode"], params["num"], tuple(params["names"]), params["degrade"]) if params else None
+
+
 @dataclass(frozen=True)
 class PlacePlan:
-    """What has to change, and how it shows in a diff. `synchronized` is what synchronized_standby_slots becomes, None for nothing."""
+    """What has to change, and how it shows in a diff.
+
+    `synchronized` is what synchronized_standby_slots becomes, `synchronous` what synchronous_standby_names does; None takes the line away.
+    """
 
     point: bool
     slots: SlotPlan
     orphans: tuple[str, ...]
     synchronized: Optional[str]
     synchronize: bool
+    synchronous: Optional[str]
+    confirm: bool
     before: dict[str, Any]
     after: dict[str, Any]
 
     @property
     def changed(self) -> bool:
         """Whether anything has to."""
-        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize
+        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize or self.confirm
 
 
 def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
@@ -105,14 +130,40 @@ def _synchronized(session: sql.Session, place: Place, present: list[dict[str, An
     return ",".join(sorted(name for name in place.synchronized if name in here)) or None
 
 
+def _confirmed_by(session: sql.Session, place: Place) -> Optional[str]:
+    """Return synchronous_standby_names for this server: of a primary by who streams, or comes in this run.
+
+    A standby has its own as well. So it asks for confirmations from the moment of its promotion on, whoever promotes it.
+    """
+    wish = place.synchronous
+    if wish is None:
+        return None
+    here = set(wish.names)
+    if place.upstream is None:
+        here = {row[0] for row in session.rows("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")}
+        here |= {application_name_for(host) for host in place.downstreams}
+    return format_set(wanted_set(wish.mode, wish.num, wish.degrade, wish.names, here))
+
+
+def _is_to_confirm(server: Server, place: Place, wanted: Optional[str]) -> bool:
+    """Whether the setting has to change. One that this collection did not write stays where no synchronous mode is asked for."""
+    present = server.read_auto_conf().get(SYNCHRONOUS)
+    if place.synchronous is None:
+        return present is not None and bool(server.read_note(CONFIRMS))
+    return present != wanted
+
+
 def plan_place(server: Server, place: Place) -> PlacePlan:
     """Return what has to change on this server; raises SqlError when it does not run."""
     with server.connect() as session:
         present = read_slots(session)
         synchronized = _synchronized(session, place, present)
         orphans = _orphans(session, place, present)
+        synchronous = _confirmed_by(session, place)
     plan = _slot_plan(place, present)
-    before_synchronized = server.read_auto_conf().get(SYNCHRONIZED)
+    confirm = _is_to_confirm(server, place, synchronous)
+    before = server.read_auto_conf()
+    before_synchronized, before_synchronous = before.get(SYNCHRONIZED), before.get(SYNCHRONOUS)
     point = place.upstream is not None and not is_pointed_at(
         server, place.upstream, host_name=place.host_name, slot_name=place.slot_name
     )
@@ -120,9 +171,12 @@ def plan_place(server: Server, place: Place) -> PlacePlan:
     after = sorted((set(names) - set(plan.drop) - set(orphans)) | {wish.name for wish in plan.create})
     upstream = place.upstream.name if place.upstream else "-"
     return PlacePlan(
-        point, plan, orphans, synchronized, before_synchronized != synchronized,
-        {"slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized},
-        {"slots": after, "upstream": upstream, SYNCHRONIZED: synchronized},
+        point, plan, orphans, synchronized, before_synchronized != synchronized, synchronous, confirm,
+        {"slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized, SYNCHRONOUS: before_synchronous},
+        {
+            "slots": after, "upstream": upstream, SYNCHRONIZED: synchronized,
+            SYNCHRONOUS: synchronous if confirm else before_synchronous,
+        },
     )
 
 
@@ -183,6 +237,17 @@ def _await_upstream(session: sql.Session, place: Place, upstream: Peer, *, stead
         time.sleep(0.05)
 
 
+def _confirm(server: Server, wanted: Optional[str]) -> None:
+    """Write synchronous_standby_names, and a note that it is ours to take away."""
+    if wanted is None:
+        server.set_auto_conf({SYNCHRONOUS: None})
+        server.remove_note(CONFIRMS)
+    else:
+        server.write_note(CONFIRMS, {"written": wanted})
+        server.set_auto_conf({SYNCHRONOUS: wanted})
+    server.reload()
+
+
 def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -> dict[str, Any]:
     """Carry the plan out, wait until the server is in its place, and return what is then observed of it."""
     if check_mode:
@@ -195,6 +260,8 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
         # Behind the slots, for the server takes no name that it does not know, and before the waiting: a new primary's consumers read already.
         if plan.synchronize and server.set_auto_conf({SYNCHRONIZED: plan.synchronized}):
             server.reload()
+        if plan.confirm:
+            _confirm(server, plan.synchronous)
         if place.upstream is not None and plan.point:
             point_at(server, place.upstream, host_name=place.host_name, slot_name=place.slot_name)
             server.reload()
@@ -206,5 +273,13 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)
-        _await_downstreams(session, place, deadline)
+        try:
+            _await_downstreams(session, place, deadline)
+        finally:
+            # Whoever did not come confirms nothing: with degrade=async commits go on without.
+            if place.upstream is None and place.synchronous is not None and place.downstreams:
+                arrived = replace(place, downstreams=())
+                wanted = _confirmed_by(session, arrived)
+                if _is_to_confirm(server, arrived, wanted):
+                    _confirm(server, wanted)
     return observe(server)

@@ -78,6 +78,35 @@ options:
     type: list
     elements: str
     default: []
+  synchronous:
+    description:
+      - How commits of this server are confirmed while it is primary, kept as C(synchronous_standby_names) in C(postgresql.auto.conf). A
+        standby has the setting too, so that it holds from its promotion on.
+      - Leave it out for asynchronous replication. Then a setting that this module wrote is taken away, and any other one stays.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      mode:
+        description: Whether the first of O(synchronous.names) that stream confirm, or any of them.
+        type: str
+        choices: [any, first]
+        default: first
+      num:
+        description: How many standbys confirm each commit.
+        type: int
+        default: 1
+      names:
+        description: The application names of the standbys that may. With an empty list commits wait.
+        type: list
+        elements: str
+        default: []
+      degrade:
+        description:
+          - With fewer than O(synchronous.num) standbys, V(wait) has commits wait, and V(async) asks for as many confirmations as there are
+            standbys, for none without one.
+        type: str
+        choices: [async, wait]
+        default: wait
   timeline:
     description: The primary's timeline.
     type: int
@@ -152,6 +181,15 @@ def main() -> None:
         downstreams={"type": "list", "elements": "str", "default": []},
         waits={"type": "bool", "default": True},
         synchronized_slots={"type": "list", "elements": "str", "default": []},
+        synchronous={
+            "type": "dict",
+            "options": {
+                "mode": {"type": "str", "choices": ["any", "first"], "default": "first"},
+                "num": {"type": "int", "default": 1},
+                "names": {"type": "list", "elements": "str", "default": []},
+                "degrade": {"type": "str", "choices": ["async", "wait"], "default": "wait"},
+            },
+        },
         timeline={"type": "int", "default": 0},
         mark_lsn={"type": "str", "default": ""},
         timeout_seconds={"type": "float", "default": 30},

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Member, Node, node_from_mapping
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import MODES, WAIT, SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 
 GROUP = "pg_nodes"
@@ -75,4 +76,19 @@ def observed_topology(host: str, task_vars: Mapping[str, Any], variable: str) ->
         )
         for member in members
     ]
-    return Topology(members[0].cluster if members else "", tuple(nodes))
+    rule = synchronous_rule(members, hostvars[host])
+    return Topology(members[0].cluster if members else "", tuple(nodes), rule)
+
+
+def synchronous_rule(members: Sequence[Member], variables: Mapping[str, Any]) -> Optional[SynchronousRule]:
+    """Return how the cluster replicates synchronously, None where it does not; the defaults are those of the role `common`.
+
+    Without `pg_synchronous_members` all that may be promoted confirm, those of the highest `pg_priority` first.
+    """
+    mode = str(variables.get("pg_synchronous_mode", "off") or "off").lower()  # YAML reads a bare `off` as false
+    if mode not in MODES:
+        return None
+    named = [str(name) for name in variables.get("pg_synchronous_members") or ()]
+    able = [member.host for member in sorted(members, key=lambda member: -member.priority) if member.priority > 0]
+    degrade = str(variables.get("pg_synchronous_degrade", WAIT))
+    return SynchronousRule(mode, _integer(variables.get("pg_synchronous_num", 1), 1), tuple(named or able), degrade)

@@ -10,6 +10,7 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import failover_set_blockers, promised_set
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
@@ -22,6 +23,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion 
     refused_candidates,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, plan_rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import ASYNCHRONOUS, SynchronousSet
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
     problems,
@@ -189,13 +191,18 @@ def _ahead(topology: Topology, target: Node) -> tuple[tuple[Node, int], ...]:
     return tuple(sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1]))
 
 
-def _ahead_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blocker]:
+def _is_able(topology: Topology, node: Node, promised: SynchronousSet) -> bool:
+    """Whether a standby can be promoted: nothing speaks against it, and it is in the set whose members have the confirmed commits."""
+    return (promised.num == 0 or promised.has(node.member.application_name)) and not promotion_blockers(topology, node.host)
+
+
+def _ahead_blockers(topology: Topology, target: Node, limits: Limits, promised: SynchronousSet) -> list[Blocker]:
     """Return why a standby that has more WAL should be promoted, or made able to be, instead of `target`.
 
     One that can be promoted costs nothing; one that cannot be (paused, delayed, pg_priority 0) is weighed like the dead primary's WAL.
     """
     for node, behind in _ahead(topology, target):
-        able = not promotion_blockers(topology, node.host)
+        able = _is_able(topology, node, promised)
         allowed = limits.accept_data_loss_bytes if able else max(limits.max_lag_bytes, limits.accept_data_loss_bytes)
         if behind > allowed:
             hint = "Promote {0}, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.host, behind)
@@ -238,7 +245,8 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     if len(topology.primaries) > 1:
         return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
     source = dead_primary(topology)
-    able = [node for node in candidates(topology) if not promotion_blockers(topology, node.host)]
+    promised = ASYNCHRONOUS if limits.accept_synchronous_loss else promised_set(topology, source)
+    able = [node for node in candidates(topology) if _is_able(topology, node, promised)]
     target = topology.node(wanted) if wanted else (able[0] if able else None)
     if target is None:
         seen = "; ".join(node.seen for node in topology.nodes)
@@ -252,11 +260,14 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
     found.extend(_fence_blockers(topology, source, limits))
     if target.is_running_standby:
-        found.extend(_ahead_blockers(topology, target, limits))
+        found.extend(failover_set_blockers(topology, source, target) if promised.num else ())
+        found.extend(_ahead_blockers(topology, target, limits, promised))
         found.extend(_down_blockers(topology, target, limits))
     # The old primary, and whatever else would open read-write at its next start.
     fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
     off = _switched_off(topology, source, limits)
     notes = _notes(topology, source, target, lost, off)
+    if promised.num:
+        notes = (*notes, "{0} has every commit that synchronous standbys confirmed; what is lost was confirmed to no client".format(target.host))
     left = tuple(node.host for node, _bytes in _ahead(topology, target))
     return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, left, lost, tuple(found), notes)

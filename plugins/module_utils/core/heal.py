@@ -273,7 +273,7 @@ def after_fence(topology: Topology, fence: Iterable[str]) -> Topology:
         else node
         for node in topology.nodes
     ]
-    return Topology(topology.cluster, tuple(nodes))
+    return replace(topology, nodes=tuple(nodes))
 
 
 def way_back(topology: Topology, host: str, given_up: Mapping[str, str]) -> RejoinPlan:

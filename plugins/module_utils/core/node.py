@@ -160,6 +160,7 @@ class Node:
     pending_restart: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     client_connections: int = 0
+    sessions_waiting_for_standby: int = 0
     data_checksums: bool = False
     wal_log_hints: bool = False
     archive_ready_files: int = 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import confirming
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, wanted_slots
 
@@ -19,7 +20,8 @@ class Placement:
     """Where one node belongs; `upstream` is None on the primary. `slots_absent` are the members' slots that it must not keep.
 
     `synchronized` are, on the primary, the slots of the standbys that may be promoted and stream from it, up or down. `waits` is false where
-    waiting until it streams is in vain, because its replay is paused or delayed.
+    waiting until it streams is in vain, because its replay is paused or delayed. `confirming` are the application names that may confirm
+    this node's commits as primary.
     """
 
     host: str
@@ -29,6 +31,7 @@ class Placement:
     downstreams: tuple[str, ...]
     synchronized: tuple[str, ...] = ()
     waits: bool = True
+    confirming: tuple[str, ...] = ()
 
 
 def after_change(topology: Topology, source: str, target: str, *, source_returns: bool) -> Topology:
@@ -41,7 +44,7 @@ def after_change(topology: Topology, source: str, target: str, *, source_returns
             state = states.RUNNING if source_returns else states.STOPPED
             node = replace(node, state=state, role=states.STANDBY)
         nodes.append(node)
-    return Topology(topology.cluster, tuple(nodes))
+    return replace(topology, nodes=tuple(nodes))
 
 
 def slots_at_primary(topology: Topology, primary: Node, arriving: Collection[str]) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def slots_at_primary(topology: Topology, primary: Node, arriving: Collection[str
 def without(topology: Topology, hosts: Collection[str]) -> Topology:
     """Return the topology as the others see it when these hosts stay out of a change: as if they were down."""
     nodes = tuple(replace(node, state=states.STOPPED) if node.host in hosts else node for node in topology.nodes)
-    return Topology(topology.cluster, nodes)
+    return replace(topology, nodes=nodes)
 
 
 def placement(topology: Topology, host: str) -> Optional[Placement]:
@@ -77,5 +80,6 @@ def placement(topology: Topology, host: str) -> Optional[Placement]:
     upstream = None if here.host == primary.host else topology.desired_upstream(here, primary)
     able = {node.member.slot_name for node in topology.nodes if node.member.priority > 0}
     synchronized = tuple(name for name in present if name in able) if upstream is None else ()
+    confirmers = tuple(node.member.application_name for node in confirming(topology, host))
     absent = tuple(name for name in ours if name not in present)
-    return Placement(host, upstream, present, absent, down, synchronized, waits=here.replays_at_once)
+    return Placement(host, upstream, present, absent, down, synchronized, waits=here.replays_at_once, confirming=confirmers)

@@ -26,6 +26,7 @@ class Limits:
     accept_slot_loss: bool = False
     unfenced: str = ""
     fence_command: int = 0
+    accept_synchronous_loss: bool = False
 
 
 def _rank(node: Node) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from typing import Optional
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, same_cluster_blockers
 
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -37,7 +38,7 @@ class SetupPlan:
     blockers: tuple[Blocker, ...] = ()
 
 
-def inventory_blockers(cluster: str, members: Sequence[Member]) -> tuple[Blocker, ...]:
+def inventory_blockers(cluster: str, members: Sequence[Member], rule: Optional[SynchronousRule] = None) -> tuple[Blocker, ...]:
     """Return what is wrong with the inventory's words about one cluster, before any host is touched."""
     found: list[Blocker] = []
     if not CLUSTER_NAME.fullmatch(cluster):
@@ -58,7 +59,28 @@ def inventory_blockers(cluster: str, members: Sequence[Member]) -> tuple[Blocker
         )
     for member in members:
         found.extend(_member_blockers(member, members))
+    if rule is not None:
+        found.extend(_rule_blockers(cluster, members, rule))
     return tuple(found)
+
+
+def _rule_blockers(cluster: str, members: Sequence[Member], rule: SynchronousRule) -> list[Blocker]:
+    hosts = [member.host for member in members]
+    unknown = [host for host in rule.members if host not in hosts]
+    if unknown:
+        return [
+            Blocker("bad_synchronous_members", cluster, "pg_synchronous_members names hosts that it does not have", ", ".join(unknown),
+                    "hosts among " + ", ".join(hosts), "Correct pg_synchronous_members.")
+        ]
+    # Whoever is primary does not confirm its own commits.
+    most = max(0, len(set(rule.members)) - 1)
+    if not 0 < rule.num <= most:
+        return [
+            Blocker("bad_synchronous_num", cluster, "pg_synchronous_num cannot be met by {0}".format(", ".join(rule.members) or "nobody"), str(rule.num),
+                    "1 to {0}".format(most) if most else "two hosts or more that may be promoted",
+                    "Correct pg_synchronous_num, pg_synchronous_members or pg_priority.")
+        ]
+    return []
 
 
 def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]:

@@ -10,8 +10,10 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import switchover_set_blockers
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes, switchover_slot_blockers
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits, bytes_behind, candidates, promotion_blockers, refused_candidates
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import START, plan_stopped
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers, stale_primary_blockers
@@ -279,4 +281,6 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
         )
         return SwitchoverPlan(HAND_OVER, primary.host, "", (none, *refused_candidates(topology)))
     notes = (*_sibling_notes(topology, primary, target), *lost_slot_notes(primary, target))
-    return SwitchoverPlan(HAND_OVER, primary.host, target.host, switchover_blockers(topology, primary, target, limits), notes)
+    after = after_change(topology, primary.host, target.host, source_returns=True)
+    blockers = (*switchover_blockers(topology, primary, target, limits), *switchover_set_blockers(topology, after, target.host))
+    return SwitchoverPlan(HAND_OVER, primary.host, target.host, blockers, notes)

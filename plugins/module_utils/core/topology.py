@@ -11,18 +11,21 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as nodes_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import LATER, synchronous_problems
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import TimelineError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node, orphaned_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The nodes of one cluster as they were observed, in the inventory's order."""
+    """The nodes of one cluster as they were observed, in the inventory's order; `rule` is None where it replicates asynchronously."""
 
     cluster: str
     nodes: tuple[Node, ...]
+    rule: Optional[SynchronousRule] = None
 
     def node(self, host: str) -> Optional[Node]:
         """Return the node of that inventory name, None when the cluster has no such host."""
@@ -283,6 +286,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     primary = topology.primary
     if primary is None:
         return tuple(found)
+    found.extend(synchronous_problems(topology))
     found.extend(stale_primary_blockers(topology, primary))
     for node in topology.standbys:
         problem = standby_problem(topology, node, primary)
@@ -318,8 +322,9 @@ def leave_time(topology: Topology, found: Iterable[Blocker], *, paused_too: bool
     can wait for that.
     """
     late = {node.host: node for node in topology.standbys if node.replay_delay_ms > 0 or (node.replay_paused and paused_too)}
-    kept = tuple(problem for problem in found if problem.host not in late or problem.reason not in _FOLLOWS_LATER)
-    notes = []
+    problems_now = tuple(problem for problem in found if problem.host not in late or problem.reason not in _FOLLOWS_LATER)
+    kept = tuple(problem for problem in problems_now if not paused_too or problem.reason not in LATER)
+    notes = [problem.message for problem in problems_now if problem not in kept]
     for host, node in late.items():
         if node.replay_paused:
             notes.append("{0}: its replay is paused; it follows after SELECT pg_wal_replay_resume() there".format(host))
