@@ -82,7 +82,7 @@ def test_failover_loses_no_confirmed_commit_and_drops_the_old_primary_from_the_s
 def test_failover_is_refused_while_it_is_not_certain_who_has_every_commit(cluster: Cluster) -> None:
     """One of two standbys confirms a commit, so the one that is left may not be it."""
     old = cluster.primary()
-    gone, left = (name for name in NAMES if name != old)
+    gone, _left = (name for name in NAMES if name != old)
     cluster.pg_ctl(gone, "stop", "-m", "immediate")
     cluster.crash(old)
     before = cluster.snapshot()

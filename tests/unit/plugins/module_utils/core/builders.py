@@ -130,7 +130,7 @@ def change(topology: Topology, host: str, **changes: Any) -> Topology:
                 values["member"] = replace(node.member, **values["member"])
             node = replace(node, **values)
         changed.append(node)
-    return Topology(topology.cluster, tuple(changed))
+    return replace(topology, nodes=tuple(changed))
 
 
 def down(topology: Topology, host: str, state: str = states.CRASHED, **changes: Any) -> Topology:
@@ -164,7 +164,7 @@ def down(topology: Topology, host: str, state: str = states.CRASHED, **changes: 
 
 
 def _replaced(topology: Topology, node: Node) -> Topology:
-    return Topology(topology.cluster, tuple(node if other.host == node.host else other for other in topology.nodes))
+    return replace(topology, nodes=tuple(node if other.host == node.host else other for other in topology.nodes))
 
 
 def _unheard(topology: Topology, host: str) -> Topology:
@@ -178,7 +178,7 @@ def _unheard(topology: Topology, host: str) -> Topology:
         senders = tuple(sender for sender in node.senders if sender.application_name != host)
         slots = tuple(replace(slot, active=slot.active and slot.name != gone.member.slot_name) for slot in node.slots)
         nodes.append(replace(node, senders=senders, slots=slots))
-    return Topology(topology.cluster, tuple(nodes))
+    return replace(topology, nodes=tuple(nodes))
 
 
 def pending(operation: str, source: str, target: str) -> Pending:
