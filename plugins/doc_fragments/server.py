@@ -72,6 +72,15 @@ options:
     description: How long a connection or an ordinary statement may take, in seconds.
     type: float
     default: 3.0
+  peer_ssl_mode:
+    description:
+      - libpq's C(sslmode) for connections to peers. Empty leaves it to libpq, which encrypts where the peer can.
+      - With V(verify-full) the peer's certificate is checked against C(tls/ca.crt) in the state directory. As long as that file is not
+        there, because the certificates have not been made, connections are as with an empty text.
+    type: str
+    choices: ["", require, verify-full]
+    default: ""
+    version_added: 0.2.0
 requirements:
   - psycopg2 on the managed host
   - Python 3.9 or newer on the managed host

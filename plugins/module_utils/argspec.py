@@ -24,6 +24,7 @@ SERVER_OPTIONS: dict[str, dict[str, Any]] = {
     "login_port": {"type": "int", "default": 5432},
     "login_unix_socket": {"type": "str", "default": ""},
     "connect_timeout_seconds": {"type": "float", "default": 3.0},
+    "peer_ssl_mode": {"type": "str", "default": "", "choices": ["", "require", "verify-full"]},
 }
 
 

@@ -229,6 +229,7 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[st
         {
             "host": peer.address, "port": str(peer.port), "user": peer.replication_user, "passfile": str(server.passfile),
             "application_name": "{0} clone".format(terms.host_name), "connect_timeout": "5",
+            **server.peer_encryption(),
         }
     )
     argv = [

@@ -194,7 +194,7 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms) -> None:
     source = format_conninfo(
         {
             "host": peer.address, "port": str(peer.port), "user": peer.rewind_user, "dbname": server.database,
-            "passfile": str(server.passfile), "connect_timeout": "5",
+            "passfile": str(server.passfile), "connect_timeout": "5", **server.peer_encryption(),
         }
     )
     server.write_note("rewind", {"source": peer.name, "started": utc_stamp()})

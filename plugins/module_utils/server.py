@@ -74,6 +74,7 @@ class Server:
     port: int
     socket_directory: str
     timeout_seconds: float
+    peer_ssl_mode: str = ""
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Server:
@@ -102,6 +103,7 @@ class Server:
             port=params["login_port"],
             socket_directory=params["login_unix_socket"] or "/var/run/postgresql",
             timeout_seconds=params["connect_timeout_seconds"],
+            peer_ssl_mode=params["peer_ssl_mode"],
         )
 
     # -- paths ---------------------------------------------------------------------------------------------------------
@@ -532,7 +534,22 @@ class Server:
 
     def peer(self, host: str, port: int, user: str, **more: Any) -> dict[str, Any]:
         """Return libpq's parameters for a connection to a peer; the password comes from the passfile alone."""
-        return {"host": host, "port": port, "user": user, "dbname": self.database, "passfile": str(self.passfile), **more}
+        # No certificate of a client's: libpq would look for one below root's HOME, which the server's account must not read, and fail.
+        secrets = {"passfile": str(self.passfile), "sslcert": str(self.state("tls", "client.crt"))}
+        return {"host": host, "port": port, "user": user, "dbname": self.database, **secrets, **self.peer_encryption(), **more}
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate of the authority that signed the peers' certificates."""
+        return self.state("tls", "ca.crt")
+
+    def peer_encryption(self) -> dict[str, str]:
+        """Return libpq's parameters that protect a connection to a peer; empty as long as its certificate could not be checked."""
+        if not self.peer_ssl_mode:
+            return {}
+        if self.peer_ssl_mode != "verify-full":
+            return {"sslmode": self.peer_ssl_mode}
+        return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)} if self.ca_file.is_file() else {}
 
 
 def read_verbatim(path: Path) -> str:

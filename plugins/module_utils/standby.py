@@ -59,6 +59,7 @@ def upstream_settings(server: Server, peer: Peer, *, host_name: str, slot_name: 
             "passfile": str(server.passfile),
             "application_name": application_name_for(host_name),
             "connect_timeout": "5",
+            **server.peer_encryption(),
         }
     )
     # The last is a primary's alone; a node that was one, or a copy of one, has it still.

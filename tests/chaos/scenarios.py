@@ -308,12 +308,12 @@ def wait_for_streams(cluster: ChaosCluster) -> None:
     wait_until(lambda: any(int(cluster.sql(name, count)) >= 1 for name in cluster.primaries()) or not cluster.primaries(), "a standby that streams")
 
 
-def end_the_older(cluster: ChaosCluster, older: str) -> None:
+def end_the_older(cluster: ChaosCluster, older: str, *arguments: str) -> None:
     """Repair two primaries: keep the one that was promoted last, whatever the other has accepted meanwhile."""
     require(cluster.run("status").status != 0, "Two primaries are not noticed.")
     cluster.refused("switchover", said="accepts writes")
     keep = next(name for name in cluster.primaries() if name != older)
-    cluster.play("heal", "-e", f"pg_heal_keep={keep}")
+    cluster.play("heal", "-e", f"pg_heal_keep={keep}", *arguments)
 
 
 # -- during an action --------------------------------------------------------------------------------------------------------
@@ -337,14 +337,19 @@ def switchover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> N
 @scenario("during", may_lose=REPORTED)
 def failover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of failover.yml; it is run again."""
+    fail_over_killed(cluster, rng)
+
+
+def fail_over_killed(cluster: ChaosCluster, rng: random.Random, *arguments: str) -> None:
+    """Kill the primary, and failover.yml up to three times; then bring everything back."""
     cluster.kill_server(cluster.primary())
     for point in sorted(rng.sample(range(2, 12), 3)):
-        if cluster.run("failover", kill_after=point).status == 0:
+        if cluster.run("failover", *arguments, kill_after=point).status == 0:
             break
-    if not cluster.primaries() or cluster.run("status").status != 0:
-        done = cluster.run("failover")
+    if not cluster.primaries() or cluster.run("status", *arguments).status != 0:
+        done = cluster.run("failover", *arguments)
         require(done.status == 0 or "is primary and answers" in done.text, f"failover.yml cannot be repeated:\n{done.output[-3000:]}")
-    cluster.play("start_new_standby")
+    cluster.play("start_new_standby", *arguments)
 
 
 @scenario("during", may_lose=REPORTED)
@@ -451,14 +456,44 @@ def unreplicated_commits(cluster: ChaosCluster, _rng: random.Random) -> None:
     require("committed transaction(s) existed only here" in done.text, f"The rejoin reported no loss:\n{done.output[-3000:]}")
 
 
+@contextmanager
+def synchronous(cluster: ChaosCluster) -> Iterator[tuple[str, str]]:
+    """Have any standby confirm each commit while the block runs; gives the option that every playbook of the block needs."""
+    option = ("-e", "pg_synchronous_mode=any")
+    cluster.play("start_new_standby", *option)
+    wait_until(lambda: cluster.sql(cluster.primary(), "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'") == "2", "a quorum")
+    cluster.wait_for_writes()
+    yield option
+    cluster.play("start_new_standby")
+
+
 @scenario("data", subset=True)
 def synchronous_failover(cluster: ChaosCluster, _rng: random.Random) -> None:
-    """With `synchronous_standby_names = ANY 1 (*)` the primary dies: an acknowledged row is on a standby, and that one takes over."""
-    with setting(cluster, cluster.names, "synchronous_standby_names", "ANY 1 (*)"):
-        wait_until(lambda: cluster.sql(cluster.primary(), "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'") == "2", "a quorum")
-        cluster.wait_for_writes()
+    """With `pg_synchronous_mode: any` the primary dies: a member of its set that has every confirmed commit takes over."""
+    with synchronous(cluster) as option:
         cluster.kill_server(cluster.primary())
-        take_over(cluster)
+        cluster.play("failover", *option)
+        cluster.play("start_new_standby", *option)
+
+
+@scenario("network")
+def synchronous_cut(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """With `pg_synchronous_mode: any` the primary is cut from everybody, goes on alone, and confirms nothing more; failover, network heals, heal.yml."""
+    with synchronous(cluster) as option:
+        primary = cluster.primary()
+        with cluster.cut(primary):
+            cluster.play("failover", *ACCEPT_UNFENCED, *option, variables=unreachable(primary))
+            cluster.wait_for_writes()
+        end_the_older(cluster, primary, *option)
+
+
+@scenario("during")
+def synchronous_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """With `pg_synchronous_mode: any` a switchover and a failover are killed at a random task and repeated."""
+    with synchronous(cluster) as option:
+        target = rng.choice(cluster.standbys())
+        killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}", *option, tasks=11)
+        fail_over_killed(cluster, rng, *option)
 
 
 @scenario("data", may_lose=REPORTED, may_split=True)

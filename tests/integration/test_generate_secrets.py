@@ -15,7 +15,7 @@ import yaml
 CHECKOUT = Path(__file__).resolve().parents[2]
 VAULT_SCRIPT = str(CHECKOUT / "scripts" / "vault_password_env-client.sh")
 PASSWORD = "opens this vault only"
-NAMES = ["vault_pg_replication_password", "vault_pg_rewind_password"]
+NAMES = ["vault_pg_replication_password", "vault_pg_rewind_password", "vault_pg_tls_ca_passphrase"]
 
 
 def run(*argv: str, password: str | None = PASSWORD) -> subprocess.CompletedProcess[str]:

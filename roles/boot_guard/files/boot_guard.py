@@ -187,12 +187,20 @@ class Guard:
             "passfile": os.path.join(self.state, "passfile"),
             "connect_timeout": "2",
             "application_name": "boot_guard",
+            **self._encryption(),
         }
         conninfo = " ".join("{0}='{1}'".format(key, str(value).replace("\\", "\\\\").replace("'", "\\'")) for key, value in words.items())
         question = QUESTION if int(self.config["major"]) >= 14 else QUESTION_BEFORE_14
         argv = [self._program("psql"), "-X", "-A", "-t", "-w", "-F", "|", "-d", conninfo, *(word for part in question for word in ("-c", part))]
         environment = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "HOME": "/"}
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+    def _encryption(self) -> dict[str, str]:
+        """Return libpq's parameters that protect the connection, as the modules have them (module_utils/server.py)."""
+        mode, authority = str(self.config.get("ssl_mode", "")), os.path.join(self.state, "tls", "ca.crt")
+        if mode != "verify-full":
+            return {"sslmode": mode} if mode else {}
+        return {"sslmode": mode, "sslrootcert": authority} if os.path.isfile(authority) else {}
 
     def _ask_once(self, peers: list[dict[str, Any]], deadline: float) -> list[Answer]:
         """Ask the peers at the same time; what has not answered by the deadline is left out."""

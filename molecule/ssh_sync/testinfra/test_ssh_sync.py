@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the scenario's machines look like from inside after set-up, role changes and new secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+NAMES = ["pgsql1", "pgsql2", "pgsql3"]
+testinfra_hosts = [f"lxc://ssh-sync-{name}" for name in NAMES]
+TLS = "/var/lib/postgresql/17/main.pg_ops/tls"
+
+
+def sql(host: Any, statement: str) -> str:
+    answer: str = host.check_output(f'su postgres -c "psql -XAtq -d postgres -c \\"{statement}\\""')
+    return answer.strip()
+
+
+@pytest.fixture(name="primary")
+def is_primary(host: Any) -> bool:
+    return sql(host, "SELECT pg_is_in_recovery()") == "f"
+
+
+def name_of(host: Any) -> str:
+    found: str = host.check_output("hostname").removeprefix("ssh-sync-")
+    return found
+
+
+def test_every_node_names_all_others_as_synchronous(host: Any) -> None:
+    others = ", ".join(f'"{name}"' for name in NAMES if name != name_of(host))
+    assert set(sql(host, "SHOW synchronous_standby_names").removeprefix("ANY 1 (").rstrip(")").split(", ")) == set(others.split(", "))
+
+
+def test_standbys_confirm_over_tls(host: Any, primary: bool) -> None:
+    if primary:
+        rows = sql(host, "SELECT application_name, sync_state, ssl FROM pg_stat_replication JOIN pg_stat_ssl USING (pid) ORDER BY 1").splitlines()
+        assert rows == [f"{name}|quorum|t" for name in NAMES if name != name_of(host)]
+    else:
+        assert "sslmode=verify-full" in sql(host, "SHOW primary_conninfo")
+
+
+def test_peers_are_admitted_encrypted_only(host: Any) -> None:
+    lines = [line.split() for line in host.file("/etc/postgresql/17/main/pg_hba.conf").content_string.splitlines() if line and line[0] != "#"]
+    ours = [line for line in lines if line[2] in ("replicator", "rewinder")]
+    assert len(ours) == 4
+    assert {line[0] for line in ours} == {"hostssl"}
+    assert {line[-1] for line in ours} == {"scram-sha-256"}
+
+
+def test_key_is_the_server_s_alone(host: Any) -> None:
+    for name in ("server.pem", "pair/10_key.pem"):
+        file = host.file(f"{TLS}/{name}")
+        assert (file.user, file.mode) == ("postgres", 0o600)
+    assert host.file(TLS).mode == 0o700
+    assert not host.file(f"{TLS}/ca.key").exists
+
+
+def test_certificate_has_the_host_s_name_and_address(host: Any) -> None:
+    address = host.check_output("hostname -I").split()[0]
+    for name in (f"-verify_ip {address}", f"-verify_hostname {name_of(host)}"):
+        checked = host.run(f"openssl verify -CAfile {TLS}/ca.crt {name} {TLS}/pair/20_certificate.pem")
+        assert checked.rc == 0, checked.stderr
+
+
+def test_locale_and_encoding_are_those_of_the_inventory(host: Any) -> None:
+    assert sql(host, "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = 'postgres'") == "UTF8|C"
