@@ -78,6 +78,8 @@ def test_pg_hba_admits_replication_from_the_peers_alone(host: Any) -> None:
     assert len(remote) >= 2
     assert all(words[2] == "replicator" and words[3].endswith("/32") and words[4] == "scram-sha-256" for words in remote)
     assert not [words for words in remote if words[3].startswith(("127.", "0."))]
+    own = {f"{address}/32" for address in host.check_output("hostname -I").split()}
+    assert not own & {words[3] for words in lines if len(words) > 4}, "a copy of the primary's file admits the standby itself"
 
 
 def test_no_note_of_a_role_change_is_left(host: Any, directory: str) -> None:
