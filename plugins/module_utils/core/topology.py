@@ -278,7 +278,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     `expected` names the hosts whose absence is a problem (all of them when empty).
     """
     wanted = set(expected) or {node.host for node in topology.nodes}
-    found = _primary_problems(topology)
+    found = [*_primary_problems(topology), *synchronous_problems(topology)]
     for node in topology.nodes:
         problem = _down_problem(node, has_primary=bool(topology.primaries))
         if problem is not None and node.host in wanted:
@@ -286,7 +286,6 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     primary = topology.primary
     if primary is None:
         return tuple(found)
-    found.extend(synchronous_problems(topology))
     found.extend(stale_primary_blockers(topology, primary))
     for node in topology.standbys:
         problem = standby_problem(topology, node, primary)
