@@ -38,7 +38,7 @@ options:
 EXAMPLES = r"""
 - name: Show who may stream
   ansible.builtin.debug:
-    msg: "{{ [{'databases': 'replication', 'users': 'replicator', 'method': 'scram-sha-256'}] | pg_ops.replication.hba_rules(['192.0.2.11', 'db2'], 'hostssl') }}"
+    msg: "{{ [{'databases': 'replication', 'users': 'replicator', 'method': 'scram-sha-256'}] | pg_ops.replication.hba_rules(['192.0.2.11'], 'hostssl') }}"
 """
 
 RETURN = r"""
