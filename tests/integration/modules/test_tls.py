@@ -45,6 +45,8 @@ class Authority:
 
 def encrypt(node: Node, authority: Authority, *, address: str = "127.0.0.1", trusts: Authority | None = None) -> None:
     """Give a stopped server a certificate, and have it admit the peers' roles encrypted only."""
+    if not node.program("postgres", "-C", "ssl_library", "-D", str(node.data)).strip():
+        pytest.skip(f"PostgreSQL in {node.programs.directory} is built without TLS, as the pip package's is")
     directory = node.state / "tls"
     directory.mkdir(parents=True)
     (directory / "server.pem").write_bytes(authority.pair_for(address))
