@@ -66,3 +66,9 @@ def test_certificate_has_the_host_s_name_and_address(host: Any) -> None:
 
 def test_locale_and_encoding_are_those_of_the_inventory(host: Any) -> None:
     assert sql(host, "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = 'postgres'") == "UTF8|C"
+
+
+def test_packages_have_the_repository_of_the_inventory(host: Any) -> None:
+    text = host.file("/etc/apt/sources.list.d/vendor.sources").content_string
+    assert "Suites: trixie" in text and "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" in text
+    assert host.package("postgresql-17").is_installed
