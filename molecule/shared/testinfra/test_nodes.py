@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -113,3 +114,24 @@ def test_server_is_the_releases_own(host: Any, directory: str) -> None:
     majors = {"bookworm": "15", "trixie": "17", "forky": "18"}
     assert directory.split("/")[4] == majors[os.environ["PG_OPS_SCENARIO_RELEASE"]]
     assert sql(host, "SHOW server_version_num")[:2] == directory.split("/")[4]
+
+
+def test_exporter_has_the_metrics_of_the_alerts_where_it_is_wanted(host: Any) -> None:
+    if os.environ["PG_OPS_SCENARIO_MONITORING"] != "true":
+        assert not host.package("prometheus-postgres-exporter").is_installed
+        return
+    page = host.check_output("python3 -c %s", "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9187/metrics').read().decode())")
+    samples = [re.fullmatch(r"(\w+)(?:\{.*\})? (\S+)", line) for line in page.splitlines() if not line.startswith("#")]
+    metrics = {sample[1]: float(sample[2]) for sample in samples if sample}
+    in_recovery = sql(host, "SELECT pg_is_in_recovery()") == "t"
+    assert metrics["pg_up"] == 1
+    assert metrics["pg_replication_is_replica"] == in_recovery
+    assert metrics["pg_replication_lag"] >= 0
+    assert metrics["pg_ops_timeline"] == int(sql(host, "SELECT timeline_id FROM pg_control_checkpoint()"))
+    if in_recovery:
+        assert metrics["pg_ops_wal_receiver_streaming"] == 1
+        assert "pg_ops_synchronous_expected" not in metrics
+    else:
+        assert metrics["pg_ops_slot_active"] == metrics["pg_ops_downstream_streaming"] == 1
+        assert metrics["pg_ops_synchronous_expected"] == 0
+    assert metrics["pg_exporter_user_queries_load_error"] == metrics["pg_exporter_last_scrape_error"] == 0

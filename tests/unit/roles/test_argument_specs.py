@@ -20,7 +20,7 @@ from ansible.template import Templar, trust_as_template
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path.name for path in (CHECKOUT / "roles").iterdir() if path.is_dir())
-SECRETS = {"pg_replication_password", "pg_rewind_password", "pg_tls_ca_passphrase"}
+SECRETS = {"pg_replication_password", "pg_rewind_password", "pg_tls_ca_passphrase", "pg_monitoring_receivers"}
 MAGIC = {"inventory_dir": "/inventory", "__pg_observed": {"paths": {"version": "15"}}}  # what Ansible and an earlier task set
 OURS = re.compile(r"^(pg|lxd)_")
 # Keys of a task whose value is an expression without braces.
