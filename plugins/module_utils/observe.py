@@ -66,7 +66,8 @@ SELECT application_name, coalesce(client_addr::text, '') AS client_address, stat
 FROM pg_stat_replication ORDER BY application_name
 """
 ARCHIVER = """
-SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver
+SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS archive_failing,
+       coalesce(last_failed_wal, '') AS archive_failed_wal FROM pg_stat_archiver
 """
 
 
@@ -175,7 +176,7 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
     found["roles"] = [row[0] for row in session.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1", [list(roles)])]
     found["senders"] = session.dicts(SENDERS)
     found["slots"] = read_slots(session)
-    found["archive_failing"] = bool(session.value(ARCHIVER))
+    found.update(session.row(ARCHIVER))
     found.update(session.row(STANDBY_ONLY if in_recovery else PRIMARY_ONLY))
     if in_recovery:
         found["receiver"] = session.row(RECEIVER)
