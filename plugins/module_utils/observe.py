@@ -81,7 +81,7 @@ def default_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _port_taken(port: int) -> str:
+def port_taken(port: int) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -93,7 +93,7 @@ def _port_taken(port: int) -> str:
     return ""
 
 
-def _free_bytes(path: str) -> int:
+def free_bytes(path: str) -> int:
     while not os.path.isdir(path) and path != "/":
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free
@@ -227,19 +227,19 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     found: dict[str, Any] = {
         "address": default_address(),
         "installed_major": int(server.version) if server.version.isdigit() else 0,
-        "disk_free_bytes": _free_bytes(server.data_directory),
+        "disk_free_bytes": free_bytes(server.data_directory),
         "pending": server.read_note("pending"),
         "fenced": bool(server.read_note("fenced")),
         "rewind_unfinished": bool(server.read_note("rewind")),
     }
     if not server.exists():
-        return {**found, "state": states.ABSENT, "port_taken_by": _port_taken(server.port)}
+        return {**found, "state": states.ABSENT, "port_taken_by": port_taken(server.port)}
     found.update(_observe_server(server, roles))
     found["archive_ready_files"] = len(list(server.data("pg_wal", "archive_status").glob("*.ready")))
     if sizes:
         found["data_bytes"] = _directory_bytes(server.data())
     if not server.postmaster_pid():
-        found["port_taken_by"] = _port_taken(server.port)
+        found["port_taken_by"] = port_taken(server.port)
     return found
 
 

@@ -25,7 +25,8 @@ SENT_TO_REPO = (
     f"pgbackrest --archive-async --config={CONFIG} --exec-id=3405-6086a2e4 {LOGS} --pg1-path=/var/lib/postgresql/15/main --process=0"
     " --remote-type=repo --repo=1 --stanza=main archive-get:remote",
     f"pgbackrest --config={CONFIG} --exec-id=3377-09c1f63b {LOGS} --process=0 --remote-type=repo --repo=1 --stanza=main info:remote",
-    f"pgbackrest --config={CONFIG} --exec-id=3393-fa9fb286 {LOGS} --pg1-path=/srv/restored --process=1 --remote-type=repo --repo=1 --stanza=main restore:remote",
+    f"pgbackrest --config={CONFIG} --exec-id=3393-fa9fb286 {LOGS} --pg1-path=/srv/restored --process=1 --remote-type=repo --repo=1 --stanza=main"
+    " restore:remote",
 )
 SENT_TO_PG = (
     f"/usr/bin/pgbackrest --config={CONFIG} --exec-id=2529-48fa65c4 {LOGS} --pg1-path=/var/lib/postgresql/15/main --pg1-port=5432"
