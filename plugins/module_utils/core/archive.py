@@ -19,13 +19,13 @@ MAX_WAITING_FILES = 100
 
 
 def _archive_problem(node: Node) -> Optional[Blocker]:
-    hint = "The end of that server's log says why archive_command fails. Its WAL stays until it succeeds. Where pg_archive has set it up:"
+    hint = "The end of that server's log says why archive_command fails; its WAL stays until it succeeds. What pg_archive has set up, initial_setup.yml mends."
     waiting = "{0} file(s) of WAL wait".format(node.archive_ready_files)
     if node.archive_failing:
         failed = "archive_command fails" + (" for " + node.archive_failed_wal if node.archive_failed_wal else "")
         return Blocker("archive_failing", node.host, "does not archive its WAL", "{0}, {1}".format(failed, waiting), "none fails", hint)
     if node.archive_ready_files > MAX_WAITING_FILES:
-        hint = "Look whether archive_command hangs, or is too slow for what is written. Where pg_archive has set it up:"
+        hint = "Look whether archive_command hangs, or is too slow for what is written. What pg_archive has set up, initial_setup.yml proves."
         return Blocker("archive_behind", node.host, "archives its WAL too slowly", waiting, "at most {0}".format(MAX_WAITING_FILES), hint)
     return None
 
