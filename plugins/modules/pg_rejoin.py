@@ -58,7 +58,8 @@ options:
   repository_command:
     description:
       - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy is made of the
-        newest backup of that repository, and not of the primary, unless the repository has none. The server must have a C(restore_command) that fetches the WAL since then.
+        newest backup of that repository, and not of the primary, unless the repository has none. The server must have a C(restore_command) that
+        fetches the WAL since then.
     type: list
     elements: str
     default: []
