@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import parse_backups
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, upstream_settings
 
@@ -29,12 +30,16 @@ SLOT_TIMEOUT_SECONDS = 15
 
 @dataclass(frozen=True)
 class CloneTerms:
-    """How a copy is made; `max_rate` in pg_basebackup's words (32M), empty for as fast as it goes."""
+    """How a copy is made; `max_rate` in pg_basebackup's words (32M), empty for as fast as it goes.
+
+    `repository_command` is pgBackRest with its configuration and stanza, where its newest backup is copied instead of the primary.
+    """
 
     host_name: str
     slot_name: str
     max_rate: str = ""
     timeout_seconds: float = 86400.0
+    repository_command: tuple[str, ...] = ()
 
 
 def clone_directory(server: Server) -> Path:
@@ -245,6 +250,42 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[st
     return aside
 
 
+def has_backup(server: Server, peer: Peer, command: tuple[str, ...]) -> bool:
+    """Whether the repository has a backup of the peer's system: on the first set-up there is none yet."""
+    stanza = next((word.partition("=")[2] for word in command if word.startswith("--stanza=")), "")
+    with connect_replication(server, peer) as replication:
+        identifier = str(identify(replication)["systemid"])
+    said = server.run([*command, "--output=json", "info"], timeout_seconds=60).stdout
+    return bool(parse_backups(said, stanza, identifier))
+
+
+def copy_repository(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[str, str]]:
+    """Have pgBackRest restore its newest backup into the directory beside the data; WAL since then comes by restore_command.
+
+    Raises ServerError where the primary has tablespaces, whose places pgBackRest would fill, and when the backup is another system's.
+    """
+    target = clone_directory(server)
+    place = "--pg1-path={0}".format(target)
+    server.end_leftover("pgbackrest", place)
+    if _tablespaces(server, peer):
+        raise ServerError(
+            "a primary with tablespaces cannot be copied from the repository", reason="tablespaces", observed="tablespaces on " + peer.name,
+            required="none", hint="Set pg_archive_standby_source to primary.",
+        )
+    server.write_note("clone", {"phase": "copying", "from": "repository", "tablespaces": [], "direct": []})
+    _prepare_empty(server, target)
+    server.run([*terms.repository_command, place, "--type=none", "--log-level-console=error", "restore"], timeout_seconds=terms.timeout_seconds)
+    with connect_replication(server, peer) as replication:
+        wanted = str(identify(replication)["systemid"])
+    found = Server(**{**server.__dict__, "data_directory": str(target)}).control_data().system_identifier
+    if found != wanted:
+        raise ServerError(
+            "the repository has another system's backup", reason="foreign_backup", observed="system identifier " + found, required=wanted,
+            hint="Check pg_archive_stanza, or set pg_archive_standby_source to primary.",
+        )
+    return []
+
+
 def _write_settings(server: Server, peer: Peer, terms: CloneTerms, directory: Path) -> None:
     """Make the copy a standby of `peer` before it gets the data directory's name: it must never open read-write."""
     copy = Server(**{**server.__dict__, "data_directory": str(directory)})
@@ -320,7 +361,8 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     size = require_space(server, peer)
     _set_configuration_aside(server, peer)
     started = time.monotonic()
-    aside = copy_primary(server, peer, terms)
+    from_repository = bool(terms.repository_command) and has_backup(server, peer, terms.repository_command)
+    aside = copy_repository(server, peer, terms) if from_repository else copy_primary(server, peer, terms)
     seconds = time.monotonic() - started
     _write_settings(server, peer, terms, clone_directory(server))
     stamp = utc_stamp()
@@ -328,4 +370,5 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     kept = swap_in(server, aside, stamp)
     server.remove_note("clone")
     server.remove_note("rewind")
-    return {"kept_directory": kept, "database_bytes": size, "copy_seconds": round(seconds, 3)}
+    source = "repository" if from_repository else "primary"
+    return {"kept_directory": kept, "database_bytes": size, "copy_seconds": round(seconds, 3), "copied_from": source}

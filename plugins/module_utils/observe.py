@@ -69,7 +69,8 @@ SELECT application_name, coalesce(client_addr::text, '') AS client_address, stat
 FROM pg_stat_replication ORDER BY application_name
 """
 ARCHIVER = """
-SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver
+SELECT failed_count > 0 AND last_failed_time > coalesce(last_archived_time, '-infinity') AS archive_failing,
+       coalesce(last_failed_wal, '') AS archive_failed_wal FROM pg_stat_archiver
 """
 
 
@@ -83,7 +84,7 @@ def default_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _port_taken(port: int) -> str:
+def port_taken(port: int) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -95,7 +96,7 @@ def _port_taken(port: int) -> str:
     return ""
 
 
-def _free_bytes(path: str) -> int:
+def free_bytes(path: str) -> int:
     while not os.path.isdir(path) and path != "/":
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free
@@ -180,7 +181,7 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
     found["roles"] = [row[0] for row in session.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1", [list(roles)])]
     found["senders"] = session.dicts(SENDERS)
     found["slots"] = read_slots(session)
-    found["archive_failing"] = bool(session.value(ARCHIVER))
+    found.update(session.row(ARCHIVER))
     found.update(session.row(STANDBY_ONLY if in_recovery else PRIMARY_ONLY))
     if in_recovery:
         found["receiver"] = session.row(RECEIVER)
@@ -231,19 +232,19 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     found: dict[str, Any] = {
         "address": default_address(),
         "installed_major": int(server.version) if server.version.isdigit() else 0,
-        "disk_free_bytes": _free_bytes(server.data_directory),
+        "disk_free_bytes": free_bytes(server.data_directory),
         "pending": server.read_note("pending"),
         "fenced": bool(server.read_note("fenced")),
         "rewind_unfinished": bool(server.read_note("rewind")),
     }
     if not server.exists():
-        return {**found, "state": states.ABSENT, "port_taken_by": _port_taken(server.port)}
+        return {**found, "state": states.ABSENT, "port_taken_by": port_taken(server.port)}
     found.update(_observe_server(server, roles))
     found["archive_ready_files"] = len(list(server.data("pg_wal", "archive_status").glob("*.ready")))
     if sizes:
         found["data_bytes"] = _directory_bytes(server.data())
     if not server.postmaster_pid():
-        found["port_taken_by"] = _port_taken(server.port)
+        found["port_taken_by"] = port_taken(server.port)
     return found
 
 

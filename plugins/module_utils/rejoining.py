@@ -56,6 +56,7 @@ class RejoinTerms:
     rewind_timeout_seconds: float
     clone_timeout_seconds: float
     max_rate: str = ""
+    repository_command: tuple[str, ...] = ()
 
 
 def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[Node, str]:
@@ -222,7 +223,10 @@ def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> dict[str, Any]:
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     return clone(
         server, peer,
-        CloneTerms(terms.host_name, terms.slot_name, max_rate=terms.max_rate, timeout_seconds=terms.clone_timeout_seconds),
+        CloneTerms(
+            terms.host_name, terms.slot_name, max_rate=terms.max_rate, timeout_seconds=terms.clone_timeout_seconds,
+            repository_command=terms.repository_command,
+        ),
     )
 
 

@@ -29,6 +29,15 @@ options:
     description: Limit of the transfer in C(pg_basebackup)'s words, for example V(32M) a second. Empty means none.
     type: str
     default: ""
+  repository_command:
+    description:
+      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy is made of the
+        newest backup of that repository, and not of the primary, unless the repository has none. The server must have a C(restore_command) that
+        fetches the WAL since then.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
   timeout_seconds:
     description: How long the copy may take.
     type: float
@@ -55,9 +64,13 @@ database_bytes:
   returned: changed
   type: int
 copy_seconds:
-  description: How long C(pg_basebackup) took.
+  description: How long C(pg_basebackup) took, or pgBackRest.
   returned: changed
   type: float
+copied_from:
+  description: What was copied, V(primary) or V(repository).
+  returned: changed
+  type: str
 """
 
 from typing import Any
@@ -113,7 +126,10 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
         return {"changed": True, "diff": diff}
     if server.postmaster_pid():
         server.stop()
-    terms = CloneTerms(params["host_name"], params["slot_name"], max_rate=params["max_rate"], timeout_seconds=params["timeout_seconds"])
+    terms = CloneTerms(
+        params["host_name"], params["slot_name"], max_rate=params["max_rate"], timeout_seconds=params["timeout_seconds"],
+        repository_command=tuple(params["repository_command"]),
+    )
     return {"changed": True, "diff": diff, **clone(server, peer, terms)}
 
 
@@ -124,6 +140,7 @@ def main() -> None:
         **PEER_OPTIONS,
         replace_data={"type": "bool", "default": False},
         max_rate={"type": "str", "default": ""},
+        repository_command={"type": "list", "elements": "str", "default": []},
         timeout_seconds={"type": "float", "default": 86400},
     )
 

@@ -55,6 +55,15 @@ options:
     description: Limit of a new copy's transfer in C(pg_basebackup)'s words. Empty means none.
     type: str
     default: ""
+  repository_command:
+    description:
+      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy is made of the
+        newest backup of that repository, and not of the primary, unless the repository has none. The server must have a C(restore_command) that
+        fetches the WAL since then.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -119,6 +128,7 @@ def terms_of(params: dict[str, Any]) -> RejoinTerms:
         rewind_timeout_seconds=params["rewind_timeout_seconds"],
         clone_timeout_seconds=params["clone_timeout_seconds"],
         max_rate=params["max_rate"],
+        repository_command=tuple(params["repository_command"]),
     )
 
 
@@ -159,6 +169,7 @@ def main() -> None:
         rewind_timeout_seconds={"type": "float", "default": 3600},
         clone_timeout_seconds={"type": "float", "default": 86400},
         max_rate={"type": "str", "default": ""},
+        repository_command={"type": "list", "elements": "str", "default": []},
         give_up={"type": "bool", "default": False},
         give_up_from_lsn={"type": "str", "default": ""},
     )

@@ -33,7 +33,7 @@ ALONE = {"--ask-vault-pass", "--check", "--diff"}
 # Names that are not ours: PostgreSQL's programs, functions, files and views, and a group.
 FOREIGN = {
     "pg_basebackup", "pg_controldata", "pg_ctl", "pg_rewind", "pg_promote", "pg_stat_replication", "pg_nodes", "pg_ops", "pg_lsclusters",
-    "pg_wal_replay_resume", "pg_wal", "pg_monitor",
+    "pg_wal_replay_resume", "pg_wal", "pg_monitor", "pg_backup", "pg_create_restore_point", "pg_dump", "pg_stat_archiver",
 }  # fmt: skip
 # Files that lie on hosts or come into being.
 MADE = {"pending.json", "fenced.json", "rewind.json", "clone.json", "vault.yml", "vars.yml", "argument_specs.yml", "hosts.yml"}

@@ -165,6 +165,7 @@ class Node:
     wal_log_hints: bool = False
     archive_ready_files: int = 0
     archive_failing: bool = False
+    archive_failed_wal: str = ""
     prepared_transactions: int = 0
     longest_transaction_seconds: float = 0.0
     backup_in_progress: bool = False

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.archive import archive_problems
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, PRIMARY, Node, Sender, Slot
@@ -39,6 +40,8 @@ _COMMANDS = {
     "synchronous_degraded": "ansible-playbook heal.yml",
     "synchronous_set": "ansible-playbook heal.yml",
     "foreign_system": "ansible-inventory --host {host}",
+    "archive_failing": "ansible-playbook initial_setup.yml",
+    "archive_behind": "ansible-playbook initial_setup.yml",
     "replay_paused": "psql -p {port} -c 'SELECT pg_wal_replay_resume()'",
 }
 # Said before the command where the problem's own hint is not what leads to it.
@@ -175,7 +178,7 @@ def problem_entries(topology: Topology, found: Sequence[Blocker]) -> list[dict[s
 
 def status_document(topology: Topology, *, observed_at: str) -> dict[str, Any]:
     """Return the cluster's state as the document that pg_status_format=json prints; plain data only, keys as README of the role has them."""
-    found = problems(topology)
+    found = (*problems(topology), *archive_problems(topology))
     level = severity(topology, found)
     return {
         "schema": SCHEMA,

@@ -250,7 +250,8 @@ def test_worst_of_several_clusters(given: list[str], expected: str) -> None:
 
 CHECKOUT = Path(__file__).resolve().parents[5]
 # Every reason that problems() gives.
-REASONS = re.findall(r'Blocker\(\s*"(\w+)"', (CHECKOUT / "plugins/module_utils/core/topology.py").read_text(encoding="utf-8"))
+SOURCES = [(CHECKOUT / f"plugins/module_utils/core/{name}.py").read_text(encoding="utf-8") for name in ("topology", "archive")]
+REASONS = [reason for source in SOURCES for reason in re.findall(r'Blocker\(\s*"(\w+)"', source)]
 
 
 @pytest.mark.parametrize("reason", sorted(set(REASONS)))

@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A point in time, restored from a pgBackRest repository into a directory of its own and started there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.pg_ops.replication.plugins.module_utils.core import restore as decisions
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import Backup, Place, Target
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import free_bytes, port_taken
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim
+
+NOTE = "pg_ops_restore.json"
+LOG = "pg_ops_restore.log"
+
+
+@dataclass(frozen=True)
+class RestoreTerms:
+    """What is restored and how; times in seconds."""
+
+    target: Target
+    directory: str
+    port: int
+    stanza: str
+    config: str
+    program: str = "/usr/bin/pgbackrest"
+    backup: str = ""
+    timeline: str = "latest"
+    listen_addresses: str = "localhost"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    awaited_segment: str = ""
+    archive_timeout_seconds: float = 30
+    timeout_seconds: float = 86400
+
+    def command(self, *words: str) -> list[str]:
+        """Return a command of pgBackRest for this stanza."""
+        return [self.program, "--config=" + self.config, "--stanza=" + self.stanza, *words]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What tells one copy from another; the port is no part of it."""
+        return {"target": self.target.setting, "value": self.target.value, "backup": self.backup, "timeline": self.timeline, "stanza": self.stanza}
+
+
+def copy_of(server: Server, terms: RestoreTerms) -> Server:
+    """Return the copy as a server of its own: no service manager, its configuration and log in its directory, no notes of ours."""
+    return replace(
+        server, data_directory=terms.directory, config_directory=terms.directory, state_directory=os.path.join(terms.directory, "pg_ops"),
+        log_file=os.path.join(terms.directory, LOG), service_manager="pg_ctl", service_name="", port=terms.port,
+    )
+
+
+def read_request(copy: Server) -> dict[str, Any]:
+    """Return what the directory was restored for; empty when it was not, or not completely."""
+    try:
+        found = json.loads(copy.data(NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def require_apart(server: Server, directory: str) -> None:
+    """Raise ServerError unless the directory is beside the live server's: neither it, nor in it, nor around it."""
+    live, wanted = os.path.realpath(server.data_directory), os.path.realpath(directory)
+    if not os.path.isabs(directory) or "\n" in directory or os.path.commonpath([live, wanted]) in (live, wanted):
+        raise ServerError(
+            "the copy must not be in the live server's data directory, nor around it", reason="bad_directory", observed=directory,
+            required="an absolute path beside {0}".format(server.data_directory), hint="Correct pg_restore_directory.",
+        )
+
+
+def _info(server: Server, terms: RestoreTerms) -> str:
+    return server.run(terms.command("--output=json", "info"), timeout_seconds=60).stdout
+
+
+def await_archived(server: Server, terms: RestoreTerms) -> None:
+    """Wait until the segment that the primary has just closed is in the archive, or the time is over.
+
+    Not an error: recovery says whether it reached the target, and an earlier one may not need that segment.
+    """
+    deadline = time.monotonic() + terms.archive_timeout_seconds
+    while terms.awaited_segment and decisions.newest_archived(_info(server, terms), terms.stanza) < terms.awaited_segment:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.5)
+
+
+def observe_place(copy: Server) -> Place:
+    """Return what there is where the copy is to be."""
+    exists = any(os.path.lexists(path) for path in (copy.data_directory, copy.data_directory + ".tablespaces"))
+    return Place(copy.data_directory, exists, copy.port, port_taken(copy.port), free_bytes(os.path.dirname(copy.data_directory)))
+
+
+def backups_of(server: Server, terms: RestoreTerms) -> tuple[Backup, ...]:
+    """Return the backups of this server's system, the oldest first."""
+    identifier = server.control_data().system_identifier if server.exists() else ""
+    return decisions.parse_backups(_info(server, terms), terms.stanza, identifier)
+
+
+def _fetch(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) -> None:
+    """Have pgBackRest fill the directory. Only an empty one that was made here is ever given to it."""
+    Path(terms.directory).mkdir(mode=0o700)
+    server.own(Path(terms.directory))
+    argv = terms.command(
+        "--pg1-path=" + terms.directory, "--set=" + backup.label, "--type=" + terms.target.kind, "--target=" + terms.target.value,
+        "--target-action=promote", "--archive-mode=off", "--log-level-console=error",
+        "--tablespace-map-all={0}.tablespaces".format(terms.directory), "restore",
+    )
+    try:
+        server.run(argv, timeout_seconds=terms.timeout_seconds)
+    except ServerError:
+        # Ours, and nothing in it was ever a server's.
+        shutil.rmtree(terms.directory, ignore_errors=True)
+        raise
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''").replace("%", "%%") + "'"
+
+
+def _configure(copy: Server, terms: RestoreTerms) -> None:
+    control = copy.run([copy.program("pg_controldata"), "-D", copy.data_directory], timeout_seconds=30).stdout
+    conf, hba = decisions.copy_settings(
+        control, port=terms.port, listen_addresses=terms.listen_addresses, socket_directory=copy.socket_directory, superuser=copy.superuser,
+        more=terms.settings,
+    )
+    # Not ahead, in the background: the spool is the live server's, which may fetch at the same time.
+    words = terms.command("--no-archive-async", "--pg1-path=" + terms.directory, "archive-get")
+    command = " ".join(_quoted(word) for word in words) + ' "%f" "%p"'
+    copy.write(copy.config_file, conf)
+    copy.write(copy.hba_file, hba)
+    copy.write(copy.data("pg_ident.conf"), "")
+    copy.write(copy.auto_conf, decisions.recovery_settings(terms.target, restore_command=command, timeline=terms.timeline))
+    copy.remove_standby_signal()
+    copy.write(copy.data("recovery.signal"), "")
+    copy.write(copy.data(NOTE), json.dumps(terms.request, sort_keys=True) + "\n")
+
+
+def start(copy: Server, terms: RestoreTerms) -> None:
+    """Start the copy and wait until recovery has reached the target; raises ServerError with what its log says."""
+    try:
+        copy.start(timeout_seconds=terms.timeout_seconds)
+    except ServerError as error:
+        log = read_verbatim(Path(copy.log_file))
+        if "recovery ended before configured recovery target was reached" in log:
+            raise ServerError(
+                "the WAL in the archive ends before the target", reason="target_not_reached", observed=terms.target.value,
+                required="a target up to which the archive has WAL",
+                hint="Take an earlier target, or mend the archive; then remove {0} and repeat.".format(copy.data_directory),
+            ) from error
+        raise
+
+
+def restore(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) -> None:
+    """Fetch the backup, make it a server of its own and recover it to the target."""
+    _fetch(server, copy, terms, backup)
+    _configure(copy, terms)
+    start(copy, terms)
+
+
+def describe(copy: Server) -> dict[str, Any]:
+    """Return what the running copy says of itself."""
+    with copy.wait_for_sql(timeout_seconds=30) as session:
+        row = session.row(
+            "SELECT pg_is_in_recovery() AS in_recovery, pg_last_xact_replay_timestamp()::text AS last_transaction,"
+            " array_to_string(array(SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1), ' ') AS databases"
+        )
+    if row["in_recovery"]:
+        raise ServerError("the copy is still in recovery", reason="in_recovery", observed="in recovery", required="promoted")
+    return {"last_transaction": row["last_transaction"] or "", "databases": str(row["databases"]).split()}

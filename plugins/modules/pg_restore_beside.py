@@ -1,0 +1,194 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Module pg_restore_beside."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_restore_beside
+short_description: Restore a point in time beside the live server
+version_added: 0.2.0
+description:
+  - Restores a backup of a pgBackRest repository into a directory of its own, replays WAL up to the target, and starts the result on another
+    port. The live server is neither stopped nor touched.
+  - The copy archives nothing, replicates nothing and waits for no standby. It is not under a service manager, and is gone after a reboot of the host
+    until it is started again.
+  - The same request once more changes nothing, and starts the copy where it does not run. A directory that holds anything else is refused.
+author: pg_ops.replication contributors (@pg-ops)
+extends_documentation_fragment:
+  - pg_ops.replication.server
+  - pg_ops.replication.attributes
+options:
+  target_time:
+    description:
+      - The moment to restore, with its offset from UTC, V(2026-01-31T23:59:59Z) for one. Transactions that committed after it are not in the copy.
+      - Exactly one of O(target_time), O(target_lsn) and O(target_name) is needed.
+    type: str
+    default: ""
+  target_lsn:
+    description: The WAL position to restore.
+    type: str
+    default: ""
+  target_name:
+    description: The point to restore that C(pg_create_restore_point) has named.
+    type: str
+    default: ""
+  target_timeline:
+    description: The timeline to follow, V(latest), V(current) (that of the backup) or a number.
+    type: str
+    default: latest
+  backup:
+    description: Label of the backup to begin with. Empty means the newest that ended before the target, with O(target_name) the oldest.
+    type: str
+    default: ""
+  directory:
+    description: Where the copy is made. It must not exist. Empty means the data directory with C(.restored) appended.
+    type: str
+    default: ""
+  port:
+    description: The copy's port.
+    type: int
+    default: 5433
+  listen_addresses:
+    description: Where the copy listens, beside the socket directory of the live server.
+    type: str
+    default: localhost
+  settings:
+    description: More PostgreSQL settings for the copy, C(shared_preload_libraries) for one. The live server's are not taken over.
+    type: dict
+    default: {}
+  stanza:
+    description: pgBackRest's name for the cluster.
+    type: str
+    required: true
+  config:
+    description: pgBackRest's configuration file on this host.
+    type: path
+    required: true
+  awaited_segment:
+    description: A segment of WAL that was closed just now and is waited for before the restore. Empty means none.
+    type: str
+    default: ""
+  host_name:
+    description: What messages call this host.
+    type: str
+    default: this host
+  timeout_seconds:
+    description: How long the copy, and then recovery, may take, in seconds.
+    type: float
+    default: 86400
+"""
+
+EXAMPLES = r"""
+- name: Show the data as they were before the accident
+  pg_ops.replication.pg_restore_beside:
+    target_time: "2026-01-31T23:59:59Z"
+    port: 5433
+    stanza: main
+    config: /etc/pgbackrest/pg_ops_main.conf
+  register: past
+"""
+
+RETURN = r"""
+directory:
+  description: Where the copy is.
+  returned: success
+  type: str
+port:
+  description: Its port.
+  returned: success
+  type: int
+target:
+  description: The target as PostgreSQL was told.
+  returned: success
+  type: str
+backup:
+  description: Label of the backup that it was restored from; empty when nothing was restored in this run.
+  returned: success
+  type: str
+last_transaction:
+  description: When the last transaction committed that is in it; empty when recovery replayed none in this run of the copy.
+  returned: success and not check mode
+  type: str
+databases:
+  description: Its databases.
+  returned: success and not check mode
+  type: list
+  elements: str
+"""
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.pg_ops.replication.plugins.module_utils import restoring
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import refusal
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import choose_backup, parse_target, restore_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+
+
+def terms_of(params: dict[str, Any], server: Server) -> restoring.RestoreTerms:
+    """Return the terms that the module's options name."""
+    return restoring.RestoreTerms(
+        parse_target(time=params["target_time"], lsn=params["target_lsn"], name=params["target_name"]),
+        params["directory"] or server.data_directory + ".restored", params["port"], params["stanza"], params["config"], backup=params["backup"],
+        timeline=params["target_timeline"], listen_addresses=params["listen_addresses"], settings=params["settings"],
+        awaited_segment=params["awaited_segment"], timeout_seconds=params["timeout_seconds"],
+    )
+
+
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Restore unless it was done already."""
+    terms = terms_of(module.params, server)
+    restoring.require_apart(server, terms.directory)
+    copy = restoring.copy_of(server, terms)
+    result: dict[str, Any] = {"directory": terms.directory, "port": terms.port, "target": terms.target.value, "backup": ""}
+    if restoring.read_request(copy) == terms.request:
+        running = bool(copy.postmaster_pid())
+        if not running and not module.check_mode:
+            restoring.start(copy, terms)
+        state = {} if module.check_mode else restoring.describe(copy)
+        return {**result, **state, "changed": not running, "diff": mapping_diff("copy", {"running": running}, {"running": True})}
+    place, backups = restoring.observe_place(copy), restoring.backups_of(server, terms)
+    blockers = restore_blockers(module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, label=terms.backup)
+    if blockers:
+        return {
+            "failed": True, "msg": refusal("restore of {0} to {1}".format(terms.stanza, terms.target.value), blockers),
+            "reason": blockers[0].reason, "blockers": [blocker.as_result() for blocker in blockers],
+        }
+    backup = choose_backup(terms.target, backups, terms.backup)
+    label = backup.label if backup else ""
+    result.update(changed=True, backup=label, diff=mapping_diff("copy", {"data": "none"}, {"data": terms.target.value, "from": label}))
+    if not module.check_mode and backup is not None:
+        restoring.await_archived(server, terms)
+        restoring.restore(server, copy, terms, backup)
+        result.update(restoring.describe(copy))
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(
+        work,
+        target_time={"type": "str", "default": ""},
+        target_lsn={"type": "str", "default": ""},
+        target_name={"type": "str", "default": ""},
+        target_timeline={"type": "str", "default": "latest"},
+        backup={"type": "str", "default": ""},
+        directory={"type": "str", "default": ""},
+        port={"type": "int", "default": 5433},
+        listen_addresses={"type": "str", "default": "localhost"},
+        settings={"type": "dict", "default": {}},
+        stanza={"type": "str", "required": True},
+        config={"type": "path", "required": True},
+        awaited_segment={"type": "str", "default": ""},
+        host_name={"type": "str", "default": "this host"},
+        timeout_seconds={"type": "float", "default": 86400},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_archive=directory on real servers: agreed to, written by whoever is primary, read by standbys, watched, ended.
+
+The tests build on each other, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.playbooks.cluster import Cluster, unchanged, wait_for
+
+NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'archive', 'test'); SELECT pg_walfile_name(pg_switch_wal())"
+
+
+@pytest.fixture(scope="module")
+def cluster(make: Callable[..., Cluster]) -> Cluster:
+    made = make(2)
+    made.play("initial_setup")
+    return made
+
+
+def archive(cluster: Cluster) -> Path:
+    """A path with what a shell, a configuration file and PostgreSQL's own %f make something else of."""
+    return cluster.state / "wal 'archive' 100%f"
+
+
+def archiving(cluster: Cluster, **more: object) -> tuple[str, str]:
+    wanted = {"pg_archive": "directory", "pg_archive_directory": str(archive(cluster)), "pg_archive_shared": True}
+    return ("-e", json.dumps({**wanted, **more}))
+
+
+def assert_archives(cluster: Cluster, name: str) -> None:
+    segment = cluster.sql(name, NEXT_SEGMENT).splitlines()[-1]
+    wait_for(lambda: (archive(cluster) / segment).exists(), f"{segment} of {name} in the archive")
+    live = cluster.data(name) / "pg_wal" / segment
+    assert not live.exists() or live.read_bytes() == (archive(cluster) / segment).read_bytes()
+
+
+def test_setup_on_running_servers_refuses_without_consent_to_a_restart(cluster: Cluster) -> None:
+    with unchanged(cluster):
+        done = cluster.run("initial_setup", *archiving(cluster))
+    assert done.returncode == 2
+    assert "pgsql1 and pgsql2 must be restarted to archive WAL (observed: archive_mode off; required: on" in done.text
+    assert not archive(cluster).exists()
+
+
+@pytest.mark.parametrize(("directory", "seen"), [("", "pg_archive_directory is ''"), ("wal", "An absolute path"), ("{data}/wal", "outside of")])
+def test_setup_refuses_a_directory_that_cannot_be_one(cluster: Cluster, directory: str, seen: str) -> None:
+    path = directory.format(data=cluster.data(cluster.primary()))
+    with unchanged(cluster):
+        done = cluster.run("initial_setup", *archiving(cluster, pg_archive_directory=path, pg_primary_restart=True))
+    assert done.returncode == 2 and seen in done.text
+
+
+def test_setup_in_check_mode_changes_nothing(cluster: Cluster) -> None:
+    with unchanged(cluster):
+        cluster.play("initial_setup", *archiving(cluster, pg_primary_restart=True), "--check", "--diff")
+    assert not archive(cluster).exists()
+
+
+def test_setup_with_consent_archives_and_changes_nothing_again(cluster: Cluster) -> None:
+    cluster.play("initial_setup", *archiving(cluster, pg_primary_restart=True))
+    assert archive(cluster).stat().st_mode & 0o777 == 0o700
+    for name in cluster.names:
+        assert cluster.sql(name, "SHOW archive_mode") == "on", "the standby may be primary next"
+    assert_archives(cluster, cluster.primary())
+    again = cluster.play("initial_setup", *archiving(cluster))
+    assert set(again.changed.values()) == {0}, again.output
+    cluster.play("status")
+
+
+def test_switchover_has_the_new_primary_archive_its_timeline(cluster: Cluster) -> None:
+    old = cluster.primary()
+    cluster.play("switchover")
+    assert cluster.primary() != old
+    assert_archives(cluster, cluster.primary())
+    wait_for(lambda: (archive(cluster) / "00000002.history").exists(), "the history of timeline 2 in the archive")
+    cluster.play("switchover")
+    assert_archives(cluster, old)
+    assert (archive(cluster) / "00000003.history").exists()
+    cluster.assert_replicating(old)
+    assert cluster.sql(old, "SELECT failed_count FROM pg_stat_archiver") == "0", "a file was sent twice, with other content"
+
+
+def test_archive_that_fails_degrades_status_and_is_mended_by_setup(cluster: Cluster) -> None:
+    primary = cluster.primary()
+    archive(cluster).chmod(0o755)
+    segment = cluster.sql(primary, NEXT_SEGMENT).splitlines()[-1]
+    wait_for(lambda: cluster.sql(primary, "SELECT failed_count > 0 FROM pg_stat_archiver") == "t", "the archiver to fail")
+    done = cluster.run("status")
+    assert done.returncode == 2
+    assert f"! {primary}: does not archive its WAL (observed: archive_command fails for {segment}" in done.text
+    assert "has mode 0755, and 0700 is required" in (cluster.place(primary) / "postgresql.log").read_text(encoding="utf-8")
+    assert not (archive(cluster) / segment).exists()
+    cluster.play("verify")  # replication is well
+    cluster.play("initial_setup", *archiving(cluster))
+    assert_archives(cluster, primary)  # which wakes the archiver; by itself it tries again after a minute
+    assert (archive(cluster) / segment).exists()
+    cluster.play("status")
+
+
+def test_standby_whose_wal_is_gone_from_the_primary_gets_it_from_the_archive(cluster: Cluster) -> None:
+    primary, standby = cluster.primary(), cluster.standby()
+    cluster.pg_ctl(standby, "stop", "-m", "fast")
+    cluster.sql(primary, f"SELECT pg_drop_replication_slot('{standby}')")
+    needed = cluster.sql(primary, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    cluster.sql(primary, "CREATE TABLE behind_the_gap (number int)")
+    for _each in range(4):
+        last = cluster.sql(primary, NEXT_SEGMENT).splitlines()[-1]
+    wait_for(lambda: (archive(cluster) / last).exists(), f"{last} in the archive")
+    cluster.sql(primary, "CHECKPOINT")
+    cluster.sql(primary, f"SELECT pg_create_physical_replication_slot('{standby}')")
+    assert cluster.sql(primary, f"SELECT count(*) FROM pg_ls_waldir() WHERE name = '{needed}'") == "0", "the WAL that the standby needs is still there"
+    cluster.pg_ctl(standby, "start")
+    wait_for(lambda: cluster.sql(standby, "SELECT to_regclass('behind_the_gap') IS NOT NULL") == "t", "the table on the standby")
+    cluster.assert_replicating(primary)
+
+
+def test_setup_with_archiving_off_refuses_to_leave_the_server_without_a_command(cluster: Cluster) -> None:
+    with unchanged(cluster):
+        done = cluster.run("initial_setup")
+    assert done.returncode == 2 and "without a restart it would keep all its WAL" in done.text
+
+
+def test_setup_with_archiving_off_and_consent_ends_it_and_keeps_the_archive(cluster: Cluster) -> None:
+    kept = sorted(path.name for path in archive(cluster).iterdir())
+    cluster.play("initial_setup", "-e", json.dumps({"pg_archive": False, "pg_primary_restart": True}))
+    for name in cluster.names:
+        assert cluster.sql(name, "SELECT setting FROM pg_settings WHERE name IN ('archive_mode', 'archive_command') ORDER BY 1") in ("(disabled)\noff", "\noff")
+    assert sorted(path.name for path in archive(cluster).iterdir()) >= kept
+    again = cluster.play("initial_setup")
+    assert set(again.changed.values()) == {0}, again.output
