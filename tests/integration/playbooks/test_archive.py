@@ -37,7 +37,7 @@ def archiving(cluster: Cluster, **more: object) -> tuple[str, str]:
 
 def assert_archives(cluster: Cluster, name: str) -> None:
     segment = cluster.sql(name, NEXT_SEGMENT).splitlines()[-1]
-    wait_for(lambda: (archive(cluster) / segment).exists(), f"{segment} of {name} in the archive")
+    wait_for((archive(cluster) / segment).exists, f"{segment} of {name} in the archive")
     live = cluster.data(name) / "pg_wal" / segment
     assert not live.exists() or live.read_bytes() == (archive(cluster) / segment).read_bytes()
 
@@ -80,7 +80,7 @@ def test_switchover_has_the_new_primary_archive_its_timeline(cluster: Cluster) -
     cluster.play("switchover")
     assert cluster.primary() != old
     assert_archives(cluster, cluster.primary())
-    wait_for(lambda: (archive(cluster) / "00000002.history").exists(), "the history of timeline 2 in the archive")
+    wait_for((archive(cluster) / "00000002.history").exists, "the history of timeline 2 in the archive")
     cluster.play("switchover")
     assert_archives(cluster, old)
     assert (archive(cluster) / "00000003.history").exists()
@@ -113,7 +113,7 @@ def test_standby_whose_wal_is_gone_from_the_primary_gets_it_from_the_archive(clu
     cluster.sql(primary, "CREATE TABLE behind_the_gap (number int)")
     for _each in range(4):
         last = cluster.sql(primary, NEXT_SEGMENT).splitlines()[-1]
-    wait_for(lambda: (archive(cluster) / last).exists(), f"{last} in the archive")
+    wait_for((archive(cluster) / last).exists, f"{last} in the archive")
     cluster.sql(primary, "CHECKPOINT")
     cluster.sql(primary, f"SELECT pg_create_physical_replication_slot('{standby}')")
     assert cluster.sql(primary, f"SELECT count(*) FROM pg_ls_waldir() WHERE name = '{needed}'") == "0", "the WAL that the standby needs is still there"
