@@ -35,10 +35,10 @@ def account() -> Iterator[None]:
 def test_the_account_is_made_once_however_many_ask_for_it(tmp_path: Path) -> None:
     scripts = str(Path(local_clusters.__file__).parent)
     argv = [sys.executable, "-c", MAKE, scripts, ACCOUNT, str(tmp_path / "base"), str(tmp_path)]
-    makers = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    makers = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _number in range(6)]
     answers = [(*maker.communicate(timeout=60), maker.returncode) for maker in makers]
-    assert [returncode for _, _, returncode in answers] == [0] * 6, answers
-    assert {int(uid) for uid, _, _ in answers} == {pwd.getpwnam(ACCOUNT).pw_uid}, answers
+    assert [answer[2] for answer in answers] == [0] * 6, answers
+    assert {int(answer[0]) for answer in answers} == {pwd.getpwnam(ACCOUNT).pw_uid}, answers
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Inventory script: what only this scenario's machines know, over inventories/example: their addresses, and a repository of packages.
