@@ -346,6 +346,20 @@ class Server:
         except (OSError, ValueError, IndexError):
             return
 
+    def _remove_empty_lock(self) -> None:
+        """Remove a postmaster.pid that its postmaster had no time to write into; neither pg_ctl nor a postmaster starts beside one.
+
+        A postmaster makes it from within the data directory, so one that may still write works there.
+        """
+        lock = self.data("postmaster.pid")
+        try:
+            if lock.stat().st_size > 0 or any(self._is_postmaster(int(name)) for name in os.listdir("/proc") if name.isdigit()):
+                return
+            if lock.stat().st_size == 0:
+                lock.unlink()
+        except FileNotFoundError:
+            return
+
     def _systemctl(self, *words: str, timeout_seconds: float) -> None:
         argv = ["systemctl", *words, self.service_name]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds, check=False)
@@ -357,6 +371,7 @@ class Server:
 
     def start(self, *, timeout_seconds: float = 60) -> None:
         """Start the server through its service manager and wait until it is up; raises ServerError with the log's end."""
+        self._remove_empty_lock()
         if self.service_manager == "systemd":
             with contextlib.suppress(ServerError):  # nothing had failed
                 self._systemctl("reset-failed", timeout_seconds=20)
@@ -380,8 +395,8 @@ class Server:
             self.run(argv, timeout_seconds=timeout_seconds + 5)
         except ServerError as error:
             raise ServerError(
-                "the server on port {0} did not start: {1}".format(self.port, self.log_end()), reason="start_failed",
-                hint="Look at {0}.".format(self.log_file),
+                "the server on port {0} did not start: {1}. Its log ends: {2}".format(self.port, error.message[-300:], self.log_end()),
+                reason="start_failed", observed="not up", required="up", hint="Look at {0}.".format(self.log_file),
             ) from error
 
     def _ask_boot_guard(self) -> None:

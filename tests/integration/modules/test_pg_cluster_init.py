@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from real_servers import ACCOUNT, Node, Pair, digest, end_processes, local_superuser, own, process_ids, start_module, wait_for, working_directory
+from real_servers import ACCOUNT, Node, Pair, as_account, digest, end_processes, local_superuser, own, process_ids, start_module, wait_for, working_directory
 
 
 def test_init_makes_a_server_with_checksums_and_scram(absent: Node) -> None:
@@ -164,3 +165,32 @@ def test_service_odd_directory_names_start(stopped_pair: Pair, name: str) -> Non
     answer = service(moved, "started")
     assert answer.changed
     assert moved.is_primary()
+
+
+def test_start_beside_an_empty_postmaster_pid_of_a_killed_start_succeeds(stopped_pair: Pair) -> None:
+    """SIGKILL between making the file and writing into it: pg_ctl and postgres refuse such a file, and nobody else removes it."""
+    server = stopped_pair.primary
+    (server.data / "postmaster.pid").touch(mode=0o600)
+    own(server.data)
+    refused = what_pg_ctl_says(server)
+    assert "empty" in refused
+    assert service(server, "started").changed
+    assert server.is_primary()
+
+
+def what_pg_ctl_says(server: Node) -> str:
+    """Return what pg_ctl says by itself."""
+    done = as_account([f"{server.programs.directory}/pg_ctl", "start", "-w", "-s", "-t", "5", "-D", str(server.data), "-l", str(server.log)])
+    return done.stdout + done.stderr
+
+
+def test_start_leaves_an_empty_postmaster_pid_to_a_process_that_works_there(stopped_pair: Pair) -> None:
+    server = stopped_pair.primary
+    (server.data / "postmaster.pid").touch(mode=0o600)
+    own(server.data)
+    with subprocess.Popen(["sleep", "30"], cwd=server.data) as there:
+        try:
+            assert "empty" in str(service(server, "started").refusal("start_failed"))
+            assert (server.data / "postmaster.pid").exists()
+        finally:
+            there.kill()

@@ -28,12 +28,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def make() -> Iterator[Callable[..., Cluster]]:
     """Return a function that prepares clusters; all are gone when the session ends."""
-    made: list[Cluster] = []
+    made: list[tuple[Cluster, dict[str, str]]] = []
 
     def prepared(nodes: int, **options: str) -> Cluster:
-        made.append(make_cluster(nodes, python_from=made[0].state if made else None, **options))
-        return made[-1]
+        # What PostgreSQL it is says what its Python must have.
+        alike = next((cluster.state for cluster, others in made if others == options), None)
+        made.append((make_cluster(nodes, python_from=alike, **options), options))
+        return made[-1][0]
 
     yield prepared
-    for cluster in reversed(made):
+    for cluster, _options in reversed(made):
         cluster.destroy()
