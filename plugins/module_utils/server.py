@@ -395,7 +395,7 @@ class Server:
             self.run(argv, timeout_seconds=timeout_seconds + 5)
         except ServerError as error:
             raise ServerError(
-                "the server on port {0} did not start: {1}. Its log ends: {2}".format(self.port, error.message[-300:], self.log_end()),
+                "the server on port {0} did not start: {1}. Its log ends: {2}".format(self.port, " ".join(error.message[-300:].split()), self.log_end()),
                 reason="start_failed", observed="not up", required="up", hint="Look at {0}.".format(self.log_file),
             ) from error
 
