@@ -119,7 +119,7 @@ def server_steps() -> list[Step]:
 
 def playbook_steps() -> list[Step]:
     """Return the tests that run whole playbooks on local servers, each killed at every task among them: minutes, so not for `fast`."""
-    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", "-n", "2", "--dist", "loadfile"))]
+    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", "-n", "2", "--dist", "loadfile", "--durations=12"))]
 
 
 def launch_steps() -> list[Step]:

@@ -58,6 +58,7 @@ def test_start_new_standby_killed_once_more_after_each_task_ends_well(cluster: C
     assert_back(cluster, back, primary)
 
 
+@pytest.mark.long
 def test_start_new_standby_killed_after_each_task_that_acts_ends_well(cluster: Cluster) -> None:
     """From the rewind on each kill gets a cluster of its own; before it the test above sees the same states."""
     killed = 0

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.playbooks.cluster import Cluster, Done, wait_for, writing
 
-KILLED_EVERY = 6
+KILLED_EVERY = 9
 
 
 @pytest.fixture(scope="module")
