@@ -33,7 +33,7 @@ scenario begins with a healthy cluster, breaks it, and ends with what an operato
 What can be lost:
 
 - **Planned switchovers: nothing**, also when they are killed in the middle, cut off, or the candidate dies.
-- **Failovers with a synchronous quorum (`synchronous_standby_names`): nothing.**
+- **Failovers with `pg_synchronous_mode`: nothing that was acknowledged**, also where the primary is cut off and goes on alone.
 - **Asynchronous failovers: commits that no standby had yet.** `failover.yml` says how many bytes of WAL at most; `start_new_standby.yml` lists the
   transactions. The checker compares: a missing row that is in no such list fails the scenario, and so does a listed one that is there.
 - **Failovers that somebody lets happen unfenced (`pg_failover_unfenced=accept`) while the old primary still runs: all that it accepts until it is
