@@ -476,7 +476,7 @@ def synchronous_failover(cluster: ChaosCluster, _rng: random.Random) -> None:
         cluster.play("start_new_standby", *option)
 
 
-@scenario("network")
+@scenario("network", may_split=True)
 def synchronous_cut(cluster: ChaosCluster, _rng: random.Random) -> None:
     """With `pg_synchronous_mode: any` the primary is cut from everybody, goes on alone, and confirms nothing more; failover, network heals, heal.yml."""
     with synchronous(cluster) as option:
