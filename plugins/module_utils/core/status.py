@@ -36,7 +36,6 @@ _COMMANDS = {
     "unreachable": "ansible {host} -m ansible.builtin.ping",
     "no_data": "ansible-playbook initial_setup.yml",
     "cannot_be_asked": "ansible-playbook status.yml",
-    "commits_wait": "ansible-playbook start_new_standby.yml",
     "synchronous_degraded": "ansible-playbook heal.yml",
     "synchronous_set": "ansible-playbook heal.yml",
     "foreign_system": "ansible-inventory --host {host}",
