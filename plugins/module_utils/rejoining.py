@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
     Peer,
     connect_peer,
@@ -43,6 +45,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages impor
 
 # A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
 MAX_KEPT_SEGMENTS = 64
+
+# What pg_rewind writes into backup_label: where recovery of the rewound server starts.
+START_OF_RECOVERY = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -189,9 +194,66 @@ def _require_clean(server: Server, terms: RejoinTerms) -> None:
         _recover_alone(server, timeout_seconds=terms.rewind_timeout_seconds)
 
 
-def _rewind(server: Server, peer: Peer, terms: RejoinTerms) -> None:
+def _drop_wal_aside(server: Server) -> None:
+    shutil.rmtree(str(server.state("rewind-wal")), ignore_errors=True)
+
+
+def _put_wal_aside(server: Server, fork_lsn: str, segment_bytes: int) -> None:
+    """Keep this server's WAL segments before the fork: pg_rewind removes what its source has recycled.
+
+    The rewound server recovers from the redo point of the last checkpoint that both share. Newer minor releases of pg_rewind keep the
+    WAL from that checkpoint's record on, but the redo point may lie segments before it. A segment that the source still has is emptied
+    and written again by pg_rewind; such a link is of no use and never put back.
+    """
+    _drop_wal_aside(server)
+    aside = server.state("rewind-wal")
+    aside.mkdir(mode=0o700)
+    server.own(aside)
+    for position, paths in segment_positions(server.data("pg_wal"), segment_bytes).items():
+        if position + segment_bytes > parse_lsn(fork_lsn):
+            continue
+        for path in paths:
+            try:
+                os.link(str(path), str(aside / path.name))
+            except OSError:  # pg_wal may lie on a file system of its own
+                shutil.copy2(str(path), str(aside / path.name))
+                server.own(aside / path.name)
+
+
+def _put_wal_back(server: Server) -> None:
+    for path in server.state("rewind-wal").iterdir():
+        target = server.data("pg_wal", path.name)
+        if not target.exists():
+            shutil.move(str(path), str(target))
+            server.own(target)
+    sync_directory(server.data("pg_wal"))
+    _drop_wal_aside(server)
+
+
+def _require_wal(server: Server, fork_lsn: str, segment_bytes: int) -> None:
+    """Raise ServerError where WAL between the start of recovery and the fork is missing: the server would wait for it for ever.
+
+    The fork's own segment comes from the primary, which had it when the rewind was planned.
+    """
+    label = server.data("backup_label")
+    start = START_OF_RECOVERY.search(label.read_text(encoding="utf-8")) if label.exists() else None
+    if start is None:  # no rewind was required
+        return
+    present = segment_positions(server.data("pg_wal"), segment_bytes)
+    first, last = (parse_lsn(lsn) // segment_bytes * segment_bytes for lsn in (start.group(1), fork_lsn))
+    missing = next((position for position in range(first, last, segment_bytes) if position not in present), None)
+    if missing is not None:
+        raise ServerError(
+            "pg_rewind left a server that lacks WAL", reason="wal_missing", observed="no WAL segment of {0}".format(format_lsn(missing)),
+            required="all WAL from {0} to {1}".format(start.group(1), fork_lsn),
+        )
+
+
+def _rewind(server: Server, peer: Peer, terms: RejoinTerms, fork_lsn: str) -> None:
     """Run pg_rewind. A note stays if it dies: its target then has files of two servers and must never be started."""
     save_node_files(server)
+    segment_bytes = server.control_data().wal_segment_bytes
+    _put_wal_aside(server, fork_lsn, segment_bytes)
     source = format_conninfo(
         {
             "host": peer.address, "port": str(peer.port), "user": peer.rewind_user, "dbname": server.database,
@@ -203,6 +265,8 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms) -> None:
         [server.program("pg_rewind"), "-D", server.data_directory, "--source-server", source, "--no-ensure-shutdown"],
         timeout_seconds=terms.rewind_timeout_seconds,
     )
+    _put_wal_back(server)
+    _require_wal(server, fork_lsn, segment_bytes)
     restore_node_files(server, server.data())
     # pg_rewind takes standby.signal away, because its source has none. Whoever starts the server from here on starts a standby.
     point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
@@ -241,11 +305,12 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     if chosen.action == decisions.REWIND:
         try:
             _require_clean(server, terms)
-            _rewind(server, peer, terms)
+            _rewind(server, peer, terms, chosen.fork_lsn)
             return result
         except ServerError as error:
             result["rewind_failed"] = error.message
             result["action"] = decisions.RECLONE
+    _drop_wal_aside(server)
     result.update(_reclone(server, peer, terms))
     return result
 

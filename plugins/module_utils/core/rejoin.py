@@ -162,6 +162,9 @@ def _throw_away(node: Node, primary: Node, past: tuple[int, Optional[int]]) -> R
         return RejoinPlan(RECLONE, "its timeline has the number of the primary's, so pg_rewind cannot tell them apart", fork)
     if not (node.data_checksums or node.wal_log_hints):
         return RejoinPlan(RECLONE, "pg_rewind needs data checksums or wal_log_hints, it has neither", fork)
+    if past[1] is not None and primary.oldest_wal_lsn and past[1] < parse_lsn(primary.oldest_wal_lsn):
+        # Rewound to a checkpoint before the fork, it would wait for that WAL for ever.
+        return RejoinPlan(RECLONE, "the WAL from {0}, where it parted, is no longer on {1}".format(fork, primary.host), fork)
     if node.is_running_standby:
         return RejoinPlan(REWIND, "it has replayed WAL that {0} lacks".format(primary.host), fork)
     return RejoinPlan(REWIND, "its WAL may go beyond {0}, where timeline {1} of {2} begins".format(fork, primary.timeline, primary.host), fork)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,69 @@ def test_rejoin_check_mode_says_rewind_and_changes_nothing(pair: Pair) -> None:
     assert answer.changed and answer["action"] == "rewind"
     assert "by: rewind" in answer["diff"]["after"]
     assert digest(pair.primary.home) == before
+
+
+def segments_pass(node: Node, numbers: range) -> None:
+    for number in numbers:
+        node.write_row(number)
+        node.sql("SELECT pg_switch_wal()")
+
+
+def checkpoint_slowly(node: Node) -> None:
+    """Write a checkpoint whose record lies segments behind its redo point, as those do that checkpoint_timeout starts under load."""
+    start = "pg_backup_start" if node.programs.version >= 15 else "pg_start_backup"
+    node.sql("CREATE TABLE dirty AS SELECT number, repeat('x', 1000) FROM generate_series(1, 100) AS number")
+    with contextlib.closing(node.connect()) as connection, ThreadPoolExecutor(1) as other, connection.cursor() as cursor:
+        waiting = other.submit(cursor.execute, f"SELECT {start}('slow', false)")
+        wait_for(lambda: node.sql("SELECT true FROM pg_stat_activity WHERE wait_event = 'CheckpointWriteDelay'"), "the checkpoint's pause")
+        segments_pass(node, range(11, 15))
+        waiting.result()
+    redo, record = (int(node.control(f"Latest checkpoint{label} location").partition("/")[2], 16) for label in ("'s REDO", ""))
+    assert record - redo > 2 * 16 * 1024 * 1024
+
+
+def part_ways_far_from_a_checkpoint(pair: Pair) -> int:
+    """Part ways segments behind the redo point of the last common checkpoint; the new primary, promoted by hand, has recycled them."""
+    checkpoint_slowly(pair.primary)
+    common = pair.primary.control("Latest checkpoint's REDO WAL file")
+    segments_pass(pair.primary, range(21, 23))
+    lost = part_ways(pair)
+    pair.standby.sql("SELECT pg_drop_replication_slot(%s)", pair.primary.slot)
+    pair.standby.sql("CHECKPOINT")
+    assert not (pair.standby.data / "pg_wal" / common).exists() and (pair.primary.data / "pg_wal" / common).exists()
+    return lost
+
+
+def keep_wal(node: Node, slot: str) -> str:
+    """Make a slot that keeps WAL from here on; returns where the WAL that the server still has begins."""
+    node.sql("SELECT pg_create_physical_replication_slot(%s, true)", slot)
+    return str(node.call("pg_node_info")["node"]["oldest_wal_lsn"])
+
+
+def test_rejoin_rewinds_from_a_checkpoint_whose_wal_the_new_primary_has_recycled(pair: Pair) -> None:
+    """The rewound server starts to recover at the last common checkpoint; pg_rewind itself removes WAL before that checkpoint's record."""
+    lost = part_ways_far_from_a_checkpoint(pair)
+    oldest = keep_wal(pair.standby, pair.primary.slot)
+    answer = rejoin(pair.primary, pair.standby, oldest_wal_lsn=oldest)
+    assert answer.changed and answer["action"] == "rewind", answer.text
+    assert answer.get("rewind_failed") is None
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert_follows(pair.primary, pair.standby)
+    assert not (pair.primary.state / "rewind-wal").exists()
+
+
+def test_rejoin_copies_anew_where_the_new_primary_has_recycled_the_wal_from_the_fork_on(pair: Pair) -> None:
+    lost = part_ways_far_from_a_checkpoint(pair)
+    for _ in range(2):
+        pair.standby.sql("SELECT txid_current()")
+        pair.standby.sql("SELECT pg_switch_wal()")
+    pair.standby.sql("CHECKPOINT")
+    oldest = keep_wal(pair.standby, pair.primary.slot)
+    answer = rejoin(pair.primary, pair.standby, oldest_wal_lsn=oldest)
+    assert answer.changed and answer["action"] == "reclone", answer.text
+    assert "is no longer on beta" in answer["why"]
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert_follows(pair.primary, pair.standby)
 
 
 # --- re-clone ---

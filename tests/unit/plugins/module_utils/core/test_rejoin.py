@@ -78,6 +78,8 @@ OLD_PRIMARIES = [
     pytest.param(stopped(redo_lsn="", wal_end_lsn=""), START, "", id="its end is unknown"),
     pytest.param(stopped(standby_signal=True, fenced=True), START, "", id="stopped cleanly, then fenced"),
     pytest.param(crashed(), REWIND, FORK_OF_2, id="crashed"),
+    pytest.param(change(crashed(), "pg2", oldest_wal_lsn=FORK_OF_2), REWIND, FORK_OF_2, id="crashed, the primary's WAL begins at the fork"),
+    pytest.param(change(crashed(), "pg2", oldest_wal_lsn="0/6000000"), RECLONE, FORK_OF_2, id="crashed, the WAL from the fork on is gone"),
     pytest.param(crashed(wal_end_lsn=""), REWIND, FORK_OF_2, id="crashed, WAL unreadable"),
     pytest.param(crashed(standby_signal=True, fenced=True, role=STANDBY), REWIND, FORK_OF_2, id="crashed and fenced"),
     pytest.param(crashed(data_checksums=False), RECLONE, FORK_OF_2, id="crashed, pg_rewind is not possible"),
