@@ -294,9 +294,7 @@ def test_rejoin_rewinds_from_a_checkpoint_whose_wal_the_new_primary_has_recycled
 
 def test_rejoin_copies_anew_where_the_new_primary_has_recycled_the_wal_from_the_fork_on(pair: Pair) -> None:
     lost = part_ways_far_from_a_checkpoint(pair)
-    for _ in range(2):
-        pair.standby.sql("SELECT txid_current()")
-        pair.standby.sql("SELECT pg_switch_wal()")
+    segments_pass(pair.standby, range(31, 33))
     pair.standby.sql("CHECKPOINT")
     oldest = keep_wal(pair.standby, pair.primary.slot)
     answer = rejoin(pair.primary, pair.standby, oldest_wal_lsn=oldest)
