@@ -16,7 +16,7 @@ from tests.integration.playbooks.cluster import Cluster, make_cluster
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: the kill matrices; leave them out with -m 'not slow'")
-    config.addinivalue_line("markers", "long: kill matrices that make test has no time for; make test-long runs them")
+    config.addinivalue_line("markers", "long: what make test has no time for; make test-long runs it")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

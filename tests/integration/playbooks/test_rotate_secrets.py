@@ -1,34 +1,56 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""rotate_secrets.yml changes the passwords of a running cluster, and is killed on the way; a client writes all the time."""
+"""Passwords and certificates of a running cluster change, also by runs that are killed on the way; a client writes all the time.
+
+The tests build on each other, in this order.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
+import ssl
+import struct
+import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 
-from tests.integration.playbooks.cluster import Cluster, Done, wait_for, writing
+from tests.integration.playbooks.cluster import CHECKOUT, Cluster, Done, unchanged, wait_for, writing
 
 KILLED_EVERY = 9
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
 @pytest.fixture(scope="module")
 def cluster(make: Callable[..., Cluster]) -> Iterator[Cluster]:
+    """Two nodes, set up without encryption; their Python can make keys."""
     made = make(2)
+    own = str(CHECKOUT / ".venv" / "bin" / "python")
+    if made.local.interpreter != own:
+        pip = [own, "-m", "pip", "--python", made.local.interpreter, "--disable-pip-version-check", "--no-input"]
+        subprocess.run([*pip, "install", "--quiet", "cryptography", "-c", str(CHECKOUT / "constraints.txt")], check=True, timeout=120)
     made.play("initial_setup")
     with writing(made):
         yield made
 
 
+def secrets(cluster: Cluster, **more: object) -> tuple[str, str]:
+    """Return the arguments that encrypt the cluster, as if the vault had these values; a command line would be everybody's to read."""
+    path = cluster.state / "secrets.json"
+    path.touch(mode=0o600)
+    tls = {"pg_tls": "verify-full", "pg_tls_packages": [], "pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": "nobody's business"}
+    path.write_text(json.dumps({**tls, **more}), encoding="utf-8")
+    return "-e", f"@{path}"
+
+
 def rotate(cluster: Cluster, password: str, *, kill_after: int = 0) -> Done:
     """Run rotate_secrets.yml as if the vault had these passwords."""
-    secrets = cluster.state / "secrets.json"
-    secrets.touch(mode=0o600)
-    secrets.write_text(json.dumps({"pg_replication_password": password, "pg_rewind_password": password + " of rewind"}), encoding="utf-8")
-    return cluster.run("rotate_secrets", "-e", f"@{secrets}", kill_after=kill_after)
+    passwords = {"pg_replication_password": password, "pg_rewind_password": password + " of rewind"}
+    return cluster.run("rotate_secrets", *secrets(cluster, **passwords), kill_after=kill_after)
 
 
 def logs_in(cluster: Cluster, name: str, password: str) -> bool:
@@ -40,21 +62,75 @@ def logs_in(cluster: Cluster, name: str, password: str) -> bool:
     return done.returncode == 0
 
 
-def test_new_passwords_replace_the_old_ones_and_nothing_stops(cluster: Cluster) -> None:
-    before = len(cluster.acknowledged_rows())
+def certificate(cluster: Cluster, name: str) -> x509.Certificate:
+    """Return what a running server shows whoever connects, checked against the authority's certificate."""
+    context = ssl.create_default_context(cafile=str(cluster.state / "authority" / "ca.crt"))
+    with socket.create_connection(("127.0.0.1", cluster.local.nodes[name].port), timeout=5) as plain:
+        plain.sendall(SSL_REQUEST)
+        assert plain.recv(1) == b"S", f"{name} does not encrypt"
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted:
+            shown = encrypted.getpeercert(binary_form=True)
+    assert shown
+    return x509.load_der_x509_certificate(shown)
+
+
+def serials(cluster: Cluster) -> dict[str, int]:
+    return {name: certificate(cluster, name).serial_number for name in cluster.names}
+
+
+def senders(cluster: Cluster) -> str:
+    """The connection that the standby streams through, with whether it is encrypted."""
+    return cluster.sql(cluster.primary(), "SELECT pid, application_name, ssl FROM pg_stat_replication JOIN pg_stat_ssl USING (pid)")
+
+
+def test_a_running_cluster_is_encrypted_without_a_restart(cluster: Cluster) -> None:
+    started = {name: cluster.pid(name) for name in cluster.names}
+    cluster.play("initial_setup", *secrets(cluster))
+    assert {name: cluster.pid(name) for name in cluster.names} == started
+    cluster.assert_replicating("pgsql1")
+    shown = certificate(cluster, "pgsql2")
+    assert "pgsql2" in shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    assert timedelta(days=395) < shown.not_valid_after_utc - datetime.now(UTC) < timedelta(days=398)
+
+
+def test_new_passwords_and_certificates_replace_the_old_ones_and_nothing_stops(cluster: Cluster) -> None:
+    before, rows = serials(cluster), len(cluster.acknowledged_rows())
     done = rotate(cluster, "first 'new\\ \"one\" é")
     assert done.returncode == 0, done.output
     assert "proven" in done.text
     assert "first 'new" not in done.output
     assert logs_in(cluster, "pgsql1", "first 'new\\ \"one\" é")
     assert not logs_in(cluster, "pgsql1", "first")
+    after = serials(cluster)
+    assert all(after[name] != before[name] for name in cluster.names)
+    assert senders(cluster).endswith("|pgsql2|t")
     cluster.assert_replicating("pgsql1")
-    assert len(cluster.acknowledged_rows()) > before
-    cluster.play("switchover")
-    cluster.play("switchover")
+    assert len(cluster.acknowledged_rows()) > rows
+    cluster.play("switchover", *secrets(cluster))
+    cluster.play("switchover", *secrets(cluster))
+
+
+def test_a_certificate_that_ends_soon_is_renewed_and_nothing_is_interrupted(cluster: Cluster) -> None:
+    before, connections = serials(cluster), senders(cluster)
+    passwords = {"pg_replication_password": "first 'new\\ \"one\" é", "pg_rewind_password": "first 'new\\ \"one\" é of rewind"}
+    enough = cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls_renew_days=390))  # it is good for 397
+    assert serials(cluster) == before
+    assert not any(enough.changed.values()), enough.output
+    soon = secrets(cluster, **passwords, pg_tls_renew_days=398)
+    with unchanged(cluster):
+        checked = cluster.play("initial_setup", "--check", *soon)
+    assert all(checked.changed[name] for name in cluster.names), checked.output
+    cluster.play("initial_setup", *soon)
+    after = serials(cluster)
+    assert all(after[name] != before[name] for name in cluster.names)
+    assert senders(cluster) == connections
+    cluster.pg_ctl("pgsql2", "restart", "-m", "fast")
+    cluster.assert_replicating("pgsql1")
+    assert senders(cluster).endswith("|pgsql2|t")
 
 
 def test_killed_on_the_way_it_is_repeated(cluster: Cluster) -> None:
+    """At every kill the standby's key and certificate belong together: it can be restarted. The next run brings it back in."""
     for number in range(2, 200, KILLED_EVERY):
         password = f"secret number {number}"
         killed = rotate(cluster, password, kill_after=number)
@@ -62,10 +138,12 @@ def test_killed_on_the_way_it_is_repeated(cluster: Cluster) -> None:
             assert killed.returncode == 0, killed.output
             break
         cluster.assert_replicating("pgsql1")
+        cluster.pg_ctl("pgsql2", "restart", "-m", "fast")
         done = rotate(cluster, password)
         assert done.returncode == 0, f"after {number} tasks:\n{done.output}"
         assert logs_in(cluster, "pgsql1", password)
     cluster.assert_replicating("pgsql1")
+    assert senders(cluster).endswith("|pgsql2|t")
 
 
 def test_a_server_that_is_down_is_brought_back_first(cluster: Cluster) -> None:
@@ -75,7 +153,7 @@ def test_a_server_that_is_down_is_brought_back_first(cluster: Cluster) -> None:
     assert refused.returncode != 0
     assert "pgsql2 stopped" in refused.text and "start_new_standby.yml" in refused.text
     assert cluster.snapshot() == before
-    cluster.play("start_new_standby")
+    cluster.play("start_new_standby", *secrets(cluster))
 
 
 def test_rotations_lost_no_acknowledged_row(cluster: Cluster) -> None:
