@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def quick_steps() -> list[Step]:
 def server_steps() -> list[Step]:
     """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
     elsewhere = [f"--ignore=tests/integration/{name}" for name in ("playbooks", "containers")]
-    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "2", "--dist", "loadfile"))]
+    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "3", "--dist", "loadfile"))]  # they wait much of the time
 
 
 def playbook_steps() -> list[Step]:
@@ -127,15 +127,16 @@ def launch_steps() -> list[Step]:
     return [Step("container tests", pytest("tests/integration/containers"))]
 
 
-def scenario_steps() -> list[Step]:
-    """Return one step for each molecule scenario; each has containers of its own, so any two may run at once."""
-    scenarios = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
-    return [Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in scenarios]
+# The scenarios that take longest; begun first, none of them runs alone at the end.
+LONGEST_SCENARIOS = ("archive", "pg18", "five", "ssh_sync", "pg17")
 
 
-def fault_steps() -> list[Step]:
-    """Return the fixed part of the fault suite, which watches the clock."""
-    return [Step("chaos subset", pytest("tests/chaos", "-m", "subset"))]
+def container_steps() -> list[Step]:
+    """Return one step for each molecule scenario and the fixed part of the fault suite; each has containers of its own, so any two may run at once."""
+    scenarios = {path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml")}
+    ordered = [*LONGEST_SCENARIOS, *sorted(scenarios.difference(LONGEST_SCENARIOS))]
+    steps = [Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in ordered]
+    return [*steps, Step("chaos subset", pytest("tests/chaos", "-m", "subset"))]
 
 
 def environment(step: Step) -> dict[str, str]:
@@ -153,8 +154,8 @@ def environment(step: Step) -> dict[str, str]:
 LOST_OUTPUT = "failed to resolve remote temporary directory"
 
 
-def run_scenario(step: Step) -> Outcome:
-    """Run a molecule scenario; again when LXD lost a program's output."""
+def run_in_containers(step: Step) -> Outcome:
+    """Run a step in containers; again when LXD lost a program's output."""
     outcome = run_step(step)
     if outcome.returncode == 0 or LOST_OUTPUT not in " ".join(outcome.output.split()):
         return outcome
@@ -216,17 +217,20 @@ def chosen(steps: list[Step], names: Sequence[str]) -> list[Step]:
     return [step for step in steps if not names or step.name in names]
 
 
+def run_together(run: Callable[[Step], Outcome], steps: Sequence[Step], at_once: int = 2) -> list[Outcome]:
+    """Run steps, so many at a time, and return how each ended."""
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        return list(pool.map(run, steps))
+
+
 def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
-    """Run the steps, the quick ones and the scenarios two at a time, and return how each ended."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        outcomes = list(pool.map(run_step, chosen(quick_steps(), names)))
-    outcomes += [run_step(step) for step in chosen(server_steps(), names)]
+    """Run the steps and return how each ended: the quick ones and those in containers two at a time."""
     if kind != "all":
-        return outcomes
-    outcomes += [run_step(step) for step in chosen(playbook_steps() + launch_steps(), names)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        outcomes += pool.map(run_scenario, chosen(scenario_steps(), names))
-    return outcomes + [run_step(step) for step in chosen(fault_steps(), names)]
+        return run_together(run_step, chosen(quick_steps(), names)) + run_together(run_step, chosen(server_steps(), names), 1)
+    # Downloads and waiting leave room beside the tests that launch containers.
+    outcomes = run_together(run_step, chosen(launch_steps() + quick_steps(), names), 3)
+    outcomes += run_together(run_step, chosen(server_steps() + playbook_steps(), names), 1)
+    return outcomes + run_together(run_in_containers, chosen(container_steps(), names))
 
 
 def main(arguments: list[str]) -> int:

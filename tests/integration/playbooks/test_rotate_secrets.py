@@ -21,7 +21,6 @@ from cryptography import x509
 
 from tests.integration.playbooks.cluster import CHECKOUT, Cluster, Done, unchanged, wait_for, writing
 
-KILLED_EVERY = 9
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
@@ -42,8 +41,8 @@ def secrets(cluster: Cluster, **more: object) -> tuple[str, str]:
     """Return the arguments that encrypt the cluster, as if the vault had these values; a command line would be everybody's to read."""
     path = cluster.state / "secrets.json"
     path.touch(mode=0o600)
-    tls = {"pg_tls": "verify-full", "pg_tls_packages": [], "pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": "nobody's business"}
-    path.write_text(json.dumps({**tls, **more}), encoding="utf-8")
+    authority = {"pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": "nobody's business"}
+    path.write_text(json.dumps({"pg_tls": "verify-full", "pg_tls_packages": [], **authority, **more}), encoding="utf-8")
     return "-e", f"@{path}"
 
 
@@ -129,10 +128,11 @@ def test_a_certificate_that_ends_soon_is_renewed_and_nothing_is_interrupted(clus
     assert senders(cluster).endswith("|pgsql2|t")
 
 
-def test_killed_on_the_way_it_is_repeated(cluster: Cluster) -> None:
-    """At every kill the standby's key and certificate belong together: it can be restarted. The next run brings it back in."""
-    for number in range(2, 200, KILLED_EVERY):
-        password = f"secret number {number}"
+@pytest.mark.parametrize("every", [15, pytest.param(4, marks=pytest.mark.long)])
+def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
+    """Killed after so many tasks more each time. The standby's key and certificate always belong together: it can be restarted."""
+    for number in range(2, 200, every):
+        password = f"secret number {number} of every {every}"
         killed = rotate(cluster, password, kill_after=number)
         if killed.returncode != -signal.SIGKILL:
             assert killed.returncode == 0, killed.output
