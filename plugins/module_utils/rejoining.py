@@ -214,14 +214,23 @@ def _put_wal_aside(server: Server, fork_lsn: str, segment_bytes: int) -> None:
             continue
         for path in paths:
             try:
-                os.link(str(path), str(aside / path.name))
-            except OSError:  # pg_wal may lie on a file system of its own
-                shutil.copy2(str(path), str(aside / path.name))
+                _link_or_copy(path, aside / path.name)
                 server.own(aside / path.name)
+            except OSError:  # No space for copies: most rewinds do without, and _require_wal notices when this one does not.
+                _drop_wal_aside(server)
+                return
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    try:
+        os.link(str(path), str(target))
+    except OSError:  # pg_wal may lie on a file system of its own
+        shutil.copy2(str(path), str(target))
 
 
 def _put_wal_back(server: Server) -> None:
-    for path in server.state("rewind-wal").iterdir():
+    aside = server.state("rewind-wal")
+    for path in aside.iterdir() if aside.is_dir() else ():
         target = server.data("pg_wal", path.name)
         if not target.exists():
             shutil.move(str(path), str(target))
