@@ -116,7 +116,7 @@ class Cluster:
             }
         process = self.start(name, *arguments, inventory=inventory, **environment)
         try:
-            output, _errors = process.communicate(timeout=PLAYBOOK_TIMEOUT_SECONDS)
+            output, _errors = process.communicate(timeout=PLAYBOOK_TIMEOUT_SECONDS + 30 * len(self.names))
         except BaseException:
             kill_tree(process.pid)
             raise
