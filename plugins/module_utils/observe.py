@@ -39,6 +39,7 @@ SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')
        (SELECT redo_lsn::text FROM pg_control_checkpoint()) AS redo_lsn,
        (SELECT checkpoint_lsn::text FROM pg_control_checkpoint()) AS checkpoint_lsn,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS client_connections,
+       extract(epoch FROM pg_conf_load_time())::float AS configuration_read_at,
        (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
        (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name,
        (SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS newest_wal_timeline
@@ -201,6 +202,17 @@ def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
     found["timeline_history"] = history.read_text(encoding="utf-8") if history.is_file() else ""
     found["standby_signal"] = server.standby_signal.exists()
     found["upstream"] = _upstream(server.read_auto_conf())
+    found["configuration_unread"] = _is_newer_than(found.pop("configuration_read_at"), our_files(server))
+
+
+def our_files(server: Server) -> list[Path]:
+    """Return the files that roles write and a running server has to read."""
+    return [Path(server.config_directory, "conf.d", "50-pg_ops.conf"), server.hba_file, server.state("tls", "server.pem")]
+
+
+def _is_newer_than(epoch_seconds: float, paths: Sequence[Path]) -> bool:
+    """Whether one of the files was written since: by a run that was killed before it could have the server read it."""
+    return any(path.stat().st_mtime > epoch_seconds for path in paths if path.exists())
 
 
 def _segment_start(name: str, segment_bytes: int) -> str:
@@ -240,6 +252,7 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     if not server.exists():
         return {**found, "state": states.ABSENT, "port_taken_by": port_taken(server.port)}
     found.update(_observe_server(server, roles))
+    found["archive_set_up"] = server.state("archive").exists()
     found["archive_ready_files"] = len(list(server.data("pg_wal", "archive_status").glob("*.ready")))
     if sizes:
         found["data_bytes"] = _directory_bytes(server.data())

@@ -96,8 +96,8 @@ def await_archived(server: Server, terms: RestoreTerms) -> None:
 
 def observe_place(copy: Server) -> Place:
     """Return what there is where the copy is to be."""
-    exists = any(os.path.lexists(path) for path in (copy.data_directory, copy.data_directory + ".tablespaces"))
-    return Place(copy.data_directory, exists, copy.port, port_taken(copy.port), free_bytes(os.path.dirname(copy.data_directory)))
+    there = [path for path in (copy.data_directory, copy.data_directory + ".tablespaces") if os.path.lexists(path)]
+    return Place(there[0] if there else copy.data_directory, bool(there), copy.port, port_taken(copy.port), free_bytes(os.path.dirname(copy.data_directory)))
 
 
 def backups_of(server: Server, terms: RestoreTerms) -> tuple[Backup, ...]:
@@ -119,7 +119,8 @@ def _fetch(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) ->
         server.run(argv, timeout_seconds=terms.timeout_seconds)
     except ServerError:
         # Ours, and nothing in it was ever a server's.
-        shutil.rmtree(terms.directory, ignore_errors=True)
+        for path in (terms.directory, terms.directory + ".tablespaces"):
+            shutil.rmtree(path, ignore_errors=True)
         raise
 
 
@@ -176,4 +177,8 @@ def describe(copy: Server) -> dict[str, Any]:
         )
     if row["in_recovery"]:
         raise ServerError("the copy is still in recovery", reason="in_recovery", observed="in recovery", required="promoted")
-    return {"last_transaction": row["last_transaction"] or "", "databases": str(row["databases"]).split()}
+    tablespaces = copy.data_directory + ".tablespaces"
+    return {
+        "last_transaction": row["last_transaction"] or "", "databases": str(row["databases"]).split(),
+        "tablespaces_directory": tablespaces if os.path.isdir(tablespaces) else "",
+    }

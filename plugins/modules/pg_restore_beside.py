@@ -96,6 +96,10 @@ directory:
   description: Where the copy is.
   returned: success
   type: str
+tablespaces_directory:
+  description: Where the copies of tablespaces are; empty when there are none.
+  returned: success and not check mode
+  type: str
 port:
   description: Its port.
   returned: success

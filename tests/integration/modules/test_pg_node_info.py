@@ -59,6 +59,18 @@ def test_info_running_pair(each_pair: Pair) -> None:
     assert "passfile" not in text and "SCRAM" not in text
 
 
+def test_info_says_that_a_running_server_has_not_read_its_files(pair: Pair) -> None:
+    """What a run leaves that was killed between writing a file and the reload."""
+    assert info(pair.primary)["configuration_unread"] is False
+    with (pair.primary.data / "pg_hba.conf").open("a", encoding="utf-8") as stream:
+        stream.write("# a line\n")
+    assert info(pair.primary)["configuration_unread"] is True
+    read = pair.primary.sql("SELECT pg_conf_load_time()")
+    assert pair.primary.call("pg_service", state="reloaded").changed
+    wait_for(lambda: pair.primary.sql("SELECT pg_conf_load_time()") > read, "the reload")
+    assert info(pair.primary)["configuration_unread"] is False
+
+
 def test_info_standby_whose_replay_is_paused(pair: Pair) -> None:
     pair.standby.sql("SELECT pg_wal_replay_pause()")
     assert info(pair.standby)["replay_paused"]

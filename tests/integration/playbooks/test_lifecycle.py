@@ -18,7 +18,8 @@ import pytest
 from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, Cluster, Done, install_collection, unchanged
 from tests.integration.playbooks.watching import leaks, sampled_command_lines, vault_passwords
 
-TALKATIVE = {"pg_settings": {"log_statement": "all", "log_min_duration_statement": 0, "log_connections": "on", "log_replication_commands": "on"}}
+TALKATIVE = {"log_statement": "all", "log_min_duration_statement": 0, "log_connections": "on", "log_replication_commands": "on"}
+STATISTICS = {"shared_preload_libraries": "pg_stat_statements"}
 
 
 class Watched:
@@ -28,10 +29,11 @@ class Watched:
         self.cluster = cluster
         self.output = ""
         self.log = cluster.state / "ansible.log"
+        known = list(Path(cluster.local.bin_directory).parent.glob("lib/**/pg_stat_statements.so"))
+        self.settings = {**TALKATIVE, **(STATISTICS if known else {})}
 
     def run(self, name: str, *arguments: str, **more: object) -> Done:
-        settings = json.dumps(TALKATIVE)
-        done = self.cluster.run(name, "-vvv", "-e", settings, *arguments, ANSIBLE_LOG_PATH=str(self.log), **more)
+        done = self.cluster.run(name, "-vvv", "-e", json.dumps({"pg_settings": self.settings}), *arguments, ANSIBLE_LOG_PATH=str(self.log), **more)
         self.output += done.output
         return done
 
@@ -95,7 +97,7 @@ def test_check_mode_of_failover_refuses_as_the_primary_is_healthy(watched: Watch
 
 
 def test_check_mode_of_initial_setup_with_another_setting_shows_it_and_changes_nothing(watched: Watched, cluster: Cluster) -> None:
-    settings = {**TALKATIVE["pg_settings"], "work_mem": "5MB"}
+    settings = {**watched.settings, "work_mem": "5MB"}
     with unchanged(cluster):
         done = watched.play("initial_setup", "--check", "--diff", "-e", json.dumps({"pg_settings": settings}))
     assert "+work_mem = '5MB'" in done.output
@@ -150,6 +152,19 @@ def test_check_mode_with_the_roles_the_other_way_round_changes_nothing(watched: 
 
 
 # -- secrets: the last, because they look at what all of the above left behind -----------------------------------------------------
+
+
+def test_a_password_that_is_only_compared_stands_nowhere_on_the_server(watched: Watched, cluster: Cluster) -> None:
+    secret = "another one than the server has"
+    arguments = cluster.state / "other.json"
+    arguments.touch(mode=0o600)
+    arguments.write_text(json.dumps({"pg_replication_password": secret}), encoding="utf-8")
+    done = watched.run("initial_setup", "-e", f"@{arguments}")
+    assert done.returncode != 0 and "exists with another password" in done.text
+    arguments.unlink()
+    for name in cluster.names:
+        for path in (path for path in cluster.place(name).rglob("*") if path.is_file() and not path.is_symlink()):
+            assert secret.encode() not in path.read_bytes(), f"{path} holds the password"
 
 
 def test_no_password_stands_in_output_or_log_at_vvv(watched: Watched, cluster: Cluster) -> None:
