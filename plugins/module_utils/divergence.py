@@ -28,6 +28,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages impor
 SHOWN_XIDS = 10
 # Names are looked up for these many files at most, the first that were touched.
 NAMED_FILES = 2000
+# A report lists these many at most, and says how many there are.
+LISTED_TRANSACTIONS = 100_000
 FLUSH_SECONDS = 1.0
 TOO_LATE = "its WAL could not be read in time"
 
@@ -144,8 +146,28 @@ def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadli
         findings.problem = "its WAL from {0} on cannot be read".format(format_lsn(start))
 
 
-def _look(server: Server, here: _Here, lsn: str, deadline: float) -> Findings:
-    findings = Findings()
+@dataclass
+class OwnTransactions(Findings):
+    """The same, with the transactions themselves, as many as a report holds."""
+
+    listed: list[Commit] = field(default_factory=list)
+
+    def add(self, commit: Commit) -> None:
+        """Count a transaction, and keep it."""
+        super().add(commit)
+        if not commit.only_statistics and len(self.listed) < LISTED_TRANSACTIONS:
+            self.listed.append(commit)
+
+
+def own_transactions(server: Server, timeline: int, history: str, lsn: str, *, timeout_seconds: float) -> OwnTransactions:
+    """Return what a server that is down committed behind an LSN of its past; `problem` says why that may not be all."""
+    here = _Here(timeline, history, server.control_data().wal_segment_bytes, 0)
+    found = OwnTransactions()
+    _look(server, here, lsn, time.monotonic() + timeout_seconds, found)
+    return found
+
+
+def _look(server: Server, here: _Here, lsn: str, deadline: float, findings: Findings) -> Findings:
     if not lsn:
         findings.problem = "where they parted cannot be told"
         return findings
@@ -211,7 +233,7 @@ def divergence(server: Server, since: Iterable[Since], *, timeout_seconds: float
     sides = []
     for question in since:
         if question.lsn not in looked:
-            looked[question.lsn] = _answer(server, _look(server, here, question.lsn, deadline))
+            looked[question.lsn] = _answer(server, _look(server, here, question.lsn, deadline, Findings()))
         sides.append({"other": question.other, "from_lsn": question.lsn, **looked[question.lsn]})
     return sides
 

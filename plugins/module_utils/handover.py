@@ -187,8 +187,22 @@ def _arm(server: Server, peer: Peer, terms: HandOver) -> dict[str, Optional[str]
     return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline", SYNCHRONIZED)}
 
 
-def _take_back(server: Server, before: dict[str, Optional[str]], terms: HandOver) -> None:
+def _is_superseded(server: Server, peer: Peer) -> bool:
+    """Whether somebody else has decided about this server since this hand-over was armed: failover.yml fences it, another run ends ours."""
+    return bool(server.read_note("fenced")) or server.read_note("pending").get("target") != peer.name
+
+
+def _superseded(peer: Peer) -> NotTakenBack:
+    return NotTakenBack(
+        "another run has changed this server's role meanwhile; {0} was not told to promote by this one".format(peer.name), reason="superseded",
+        observed="a fence, or another note", required="the note of this switchover", hint="Run status.yml to see who is primary.",
+    )
+
+
+def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], terms: HandOver) -> None:
     """Make the old primary the primary again: nothing was promoted, so nobody else can have written."""
+    if _is_superseded(server, peer):
+        raise _superseded(peer)
     server.remove_standby_signal()
     server.set_auto_conf(before)
     if server.postmaster_pid() and not server.wait_stopped(timeout_seconds=1):
@@ -216,6 +230,8 @@ def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver)
     _write_phase(server, peer, terms, PROMOTING)  # while the candidate replays the rest
     _await_everything(candidate, max(position, _wal_end(control)), terms, peer)
     caught_up = time.monotonic()
+    if _is_superseded(server, peer) or not server.standby_signal.exists():
+        raise _superseded(peer)
     try:
         candidate.rows("SELECT pg_promote(false)")
         state = await_primary(candidate, timeout_seconds=terms.promote_timeout_seconds)
@@ -247,6 +263,11 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
 
     A failure before the promotion leaves this server as primary, one after it leaves it fenced.
     """
+    if server.read_note("fenced"):
+        raise ServerError(
+            "this server accepts writes and is noted as fenced", reason="fenced", observed="a note of a fence", required="none",
+            hint="Somebody promoted it by hand, or fences it now. Run status.yml; start_new_standby.yml removes a note that is left.",
+        )
     with server.connect() as local:
         identifier = str(local.value("SELECT system_identifier::text FROM pg_control_system()"))
         require_candidate(server, peer, system_identifier=identifier)
@@ -271,7 +292,7 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
 
 
 def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
-    _take_back(server, before, terms)
+    _take_back(server, peer, before, terms)
     # When the candidate is away, max_slot_wal_keep_size bounds what these slots keep, and the next run drops them.
     with contextlib.suppress(sql.SqlError, ServerError):
         _drop_slots(server, peer, made)
@@ -323,7 +344,7 @@ def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
         except (sql.SqlError, ServerError) as error:
             if may_be_promoted:
                 raise _unconfirmed(peer, error) from error
-            _take_back(server, before, terms)
+            _take_back(server, peer, before, terms)
             raise ServerError(
                 "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message),
                 reason=error.reason, observed=error.observed, required=error.required, hint=error.hint,

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -27,9 +26,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import rej
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
+from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -45,6 +43,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages impor
 
 # A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
 MAX_KEPT_SEGMENTS = 64
+REPORT_TIMEOUT_SECONDS = 600.0
 
 # What pg_rewind writes into backup_label: where recovery of the rewound server starts.
 START_OF_RECOVERY = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
@@ -118,24 +117,6 @@ def _has_wal_behind(server: Server, here: Node, lsn: int) -> bool:
     return "rmgr: " in server.run(argv, timeout_seconds=60, check=False).stdout
 
 
-def _dump_own_wal(server: Server, here: Node, fork_lsn: str) -> Iterator[str]:
-    """Yield pg_waldump's lines of the WAL behind the fork, one timeline of this server's past after the other."""
-    start = parse_lsn(fork_lsn)
-    history = parse_history(here.timeline_history) if here.timeline_history else ()
-    for timeline, end in [*((switch.timeline, switch.switch_lsn) for switch in history), (here.timeline, 0)]:
-        if end and end <= start:
-            continue
-        argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", format_lsn(start)]
-        # Without an end pg_waldump fails where the WAL ends; that is the end we look for.
-        yield from server.run([*argv, *(["-e", format_lsn(end)] if end else [])], timeout_seconds=600, check=False).stdout.splitlines()
-        start = max(start, end)
-
-
-def lost_transactions(server: Server, here: Node, fork_lsn: str) -> list[Commit]:
-    """Return the transactions that committed here behind the fork, those too that wrote nothing but the planner's statistics."""
-    return list(commits(_dump_own_wal(server, here, fork_lsn)))
-
-
 def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:
     """Copy the WAL segments from the fork on into the report; returns how many."""
     start = parse_lsn(fork_lsn)
@@ -152,23 +133,22 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
 
 
 def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
-    """Write what will be lost into the state directory before anything is thrown away; returns path and count."""
+    """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it."""
     server.ensure_state_directory()
-    found = lost_transactions(server, here, fork_lsn)
-    # Autovacuum's ANALYZE commits by itself, and nobody misses that.
-    transactions = [commit.as_result() for commit in found if not commit.only_statistics]
+    # Autovacuum's ANALYZE commits by itself, and nobody misses that: such transactions are counted apart.
+    found = own_transactions(server, here.timeline, here.timeline_history, fork_lsn, timeout_seconds=REPORT_TIMEOUT_SECONDS)
     name = "{0}-lost-transactions".format(utc_stamp())
     segments = 0
-    if transactions:
+    if found.transactions or found.problem:
         segments = _keep_wal(server, server.state("reports", name + ".wal"), fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
-        "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": transactions,
-        "statistics_transactions": len(found) - len(transactions),
+        "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": [commit.as_result() for commit in found.listed],
+        "transaction_count": found.transactions, "statistics_transactions": found.statistics, "problem": found.problem,
     }
     path = server.state("reports", name + ".json")
     server.write(path, json.dumps(report, indent=2, sort_keys=True) + "\n")
-    return {"report": str(path), "lost_transactions": len(transactions)}
+    return {"report": str(path), "lost_transactions": found.transactions, "report_problem": found.problem}
 
 
 def _recover_alone(server: Server, *, timeout_seconds: float) -> None:
@@ -311,7 +291,11 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
     if chosen.fork_lsn and not here.rewind_unfinished:
         result.update(write_report(server, here, primary, chosen.fork_lsn))
-    if chosen.action == decisions.REWIND:
+    if result.get("report_problem") and chosen.action == decisions.REWIND:
+        # What nobody could list must not be thrown away: the old directory is kept.
+        result["rewind_failed"] = "what exists only here could not be listed: " + result["report_problem"]
+        result["action"] = decisions.RECLONE
+    elif chosen.action == decisions.REWIND:
         try:
             _require_clean(server, terms)
             _rewind(server, peer, terms, chosen.fork_lsn)

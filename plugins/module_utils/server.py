@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -240,6 +241,31 @@ class Server:
                 os.unlink(name)
             raise
         sync_directory(path.parent)
+
+    @contextlib.contextmanager
+    def alone(self, *, timeout_seconds: float) -> Iterator[None]:
+        """Wait until no other run changes the role of this server, and keep others from it; the kernel ends that with the process.
+
+        A run outlives its controller, so that the operator's next one may meet it. Raises ServerError when it does not end in time.
+        """
+        self.ensure_state_directory()
+        path = self.state("lock")
+        deadline = time.monotonic() + timeout_seconds
+        with open(str(path), "a", encoding="utf-8") as stream:
+            os.chmod(str(path), 0o600)
+            self.own(path)
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise ServerError(
+                            "another run is still at work on this server", reason="busy", observed="{0} is locked".format(path),
+                            required="one run at a time", hint="Wait until it has ended, look with status.yml, then repeat.",
+                        ) from error
+                    time.sleep(POLL_SECONDS)
+            yield
 
     # -- notes that outlive a run ------------------------------------------------------------------------------------------
 

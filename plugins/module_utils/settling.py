@@ -273,6 +273,8 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)
+        if place.upstream is None:
+            server.remove_note("fenced")  # of one that somebody promoted by hand
         try:
             _await_downstreams(session, place, deadline)
         finally:

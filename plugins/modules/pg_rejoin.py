@@ -93,6 +93,12 @@ lost_transactions:
   description: How many committed transactions it lists.
   returned: when there was WAL of its own
   type: int
+report_problem:
+  description:
+    - Why the report may not list all, empty when it does. WAL that is gone or cannot be read in time leaves one. The server is copied anew
+      then, and its old directory kept.
+  returned: when there was WAL of its own
+  type: str
 kept_directory:
   description: Where the old data directory is kept after a new copy.
   returned: when it was copied anew

@@ -91,6 +91,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 from ansible_collections.pg_ops.replication.plugins.module_utils.sql import SqlError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
+# A hand-over that lost its controller ends by its own time-outs.
+LOCK_TIMEOUT_SECONDS = 180.0
+
 
 def terms_of(params: dict[str, Any]) -> HandOver:
     """Return the terms that the options name."""
@@ -120,6 +123,14 @@ def is_primary(server: Server, stop_timeout_seconds: float) -> bool:
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Hand over when no other run does."""
+    if module.check_mode:
+        return work_alone(module, server)
+    with server.alone(timeout_seconds=LOCK_TIMEOUT_SECONDS):
+        return work_alone(module, server)
+
+
+def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Hand over, or take a hand-over up again that was cut off."""
     peer = Peer.from_params(module.params)
     terms = terms_of(module.params)

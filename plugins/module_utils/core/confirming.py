@@ -128,12 +128,25 @@ def promised_set(topology: Topology, source: Optional[Node]) -> SynchronousSet:
     return said if said is not None else SynchronousSet(rule.mode, rule.num, rule.members)
 
 
+def promised_is_known(source: Optional[Node]) -> bool:
+    """Whether the dead primary's own files say what its clients relied on; heal.yml may have let it go on without confirmations."""
+    return source is not None and set_of(source) is not None
+
+
 def failover_set_blockers(topology: Topology, source: Optional[Node], target: Node) -> tuple[Blocker, ...]:
     """Return why promoting `target` could lose a commit that its client was told of; empty where nothing was promised."""
     promised = promised_set(topology, source)
     if promised.num == 0:
         return ()
     price = " Or accept that with -e pg_accept_synchronous_loss=true."
+    if topology.rule is not None and topology.rule.degrade != WAIT and not promised_is_known(source):
+        return (
+            Blocker(
+                "synchronous_unknown", target.host, "it cannot be told whether the old primary still asked for confirmations",
+                "pg_synchronous_degrade {0}, its files cannot be read".format(topology.rule.degrade), "its files",
+                "Make the old primary's host reachable, or start it." + price,
+            ),
+        )
     members = [node for node in topology.nodes if (source is None or node.host != source.host) and promised.has(node.member.application_name)]
     if target.host not in [node.host for node in members]:
         hint = "Name one of its members." + price

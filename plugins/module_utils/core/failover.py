@@ -10,7 +10,7 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import failover_set_blockers, promised_set
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import failover_set_blockers, promised_is_known, promised_set
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
@@ -236,6 +236,28 @@ def _notes(
     return tuple(notes)
 
 
+def _synchronous_note(source: Optional[Node], target: Node) -> str:
+    if promised_is_known(source):
+        return "{0} has every commit that synchronous standbys confirmed; what is lost was confirmed to no client".format(target.host)
+    return (
+        "{0} has every commit that the inventory's synchronous standbys confirmed. Whether {1} still asked for confirmations is not known: its files"
+        " could not be read".format(target.host, source.host if source else "the old primary")
+    )
+
+
+def _unread_blockers(topology: Topology, target: Node, promised: SynchronousSet) -> list[Blocker]:
+    """Return why it is too early to compare standbys: one that was just started has not read all the WAL that it has on disk."""
+    return [
+        Blocker(
+            "still_reading", node.host, "still reads the WAL on its disk, so that nobody knows yet how far that reaches", node.replay_lsn or "unknown",
+            "all of it read", "Repeat in a moment.",
+        )
+        for node in topology.nodes
+        if node.is_running_standby and node.upstream.host and not node.receive_lsn
+        and (node is target or _is_able(topology, node, promised))
+    ]
+
+
 def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPlan:
     """Return what a failover does now; `wanted` is the node to promote, empty for the most advanced standby."""
     if wanted and topology.node(wanted) is None:
@@ -260,6 +282,7 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
     found.extend(_fence_blockers(topology, source, limits))
     if target.is_running_standby:
+        found.extend(_unread_blockers(topology, target, promised))
         found.extend(failover_set_blockers(topology, source, target) if promised.num else ())
         found.extend(_ahead_blockers(topology, target, limits, promised))
         found.extend(_down_blockers(topology, target, limits))
@@ -268,6 +291,6 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     off = _switched_off(topology, source, limits)
     notes = _notes(topology, source, target, lost, off)
     if promised.num:
-        notes = (*notes, "{0} has every commit that synchronous standbys confirmed; what is lost was confirmed to no client".format(target.host))
+        notes = (*notes, _synchronous_note(source, target))
     left = tuple(node.host for node, _bytes in _ahead(topology, target))
     return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, left, lost, tuple(found), notes)

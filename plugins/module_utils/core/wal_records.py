@@ -14,6 +14,8 @@ _RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+),
 _RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
 # The record of COMMIT PREPARED belongs to no transaction itself: it names the prepared one.
 _END = re.compile(r"^(COMMIT|ABORT)(?:_PREPARED (\d+):)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
+# A promise to whoever coordinates: it counts like a commit as long as nothing ends it.
+_PREPARE = re.compile(r"^PREPARE gid .*?: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
 # What ANALYZE writes to: pg_statistic and pg_statistic_ext_data with their indexes and TOAST tables. Files below 16384 are those that
 # initdb made; one that VACUUM FULL rewrote has another number and counts like any other.
 _STATISTICS_FILES = frozenset({"2619", "2696", "2840", "2841", "3429", "3430", "3431", "3433"})
@@ -30,10 +32,12 @@ class Commit:
     committed_at: str
     relations: tuple[str, ...]
     only_statistics: bool = False
+    prepared: bool = False
 
     def as_result(self) -> dict[str, Any]:
         """Return the transaction as plain data."""
-        return {"xid": self.xid, "lsn": self.lsn, "committed_at": self.committed_at, "relations": list(self.relations)}
+        found = {"xid": self.xid, "lsn": self.lsn, "committed_at": self.committed_at, "relations": list(self.relations)}
+        return {**found, "prepared": True} if self.prepared else found
 
 
 class _Touched:
@@ -62,20 +66,29 @@ class _Touched:
 
 
 def commits(lines: Iterable[str]) -> Iterator[Commit]:
-    """Yield the transactions that commit in pg_waldump's lines, in the order of their commits.
+    """Yield the transactions that commit in pg_waldump's lines, in the order of their commits, then those that stay prepared.
 
     A transaction that began before the first line is known by its later records only.
     """
     touched = _Touched()
+    prepared: dict[str, Commit] = {}
     for line in lines:
         match = _RECORD.match(line)
         if not match:
             continue
         manager, xid, lsn, description = match.groups()
         touched.add(xid, manager, description)
-        end = _END.match(description) if manager == "Transaction" else None
+        if manager != "Transaction":
+            continue
+        promise = _PREPARE.match(description)
+        if promise:
+            relations, _only = touched.take([xid, *(promise.group(2) or "").split()])
+            prepared[xid] = Commit(int(xid), lsn, promise.group(1), relations, prepared=True)
+        end = _END.match(description)
         if end:
             top = end.group(2) or xid
             relations, only_statistics = touched.take([top, *(end.group(4) or "").split()])
+            promised = prepared.pop(top, None)
             if end.group(1) == "COMMIT":
-                yield Commit(int(top), lsn, end.group(3), relations, only_statistics)
+                yield Commit(int(top), lsn, end.group(3), promised.relations if promised else relations, only_statistics)
+    yield from prepared.values()

@@ -129,6 +129,11 @@ class Run:
         assert len(lines) == 1, f"no JSON: {text}"
         return Answer(json.loads(lines[0]), text)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the module has printed its answer."""
+        return any(line.startswith("{") for line in self.output.read_text(encoding="utf-8").splitlines())
+
     def kill(self) -> None:
         """End the module as a machine's trouble would: SIGKILL, its children stay."""
         os.kill(self.pid, signal.SIGKILL)

@@ -164,15 +164,34 @@ def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:
         connection.commit()
     primary.sql("COMMIT PREPARED 'two'")
     with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written VALUES (15); SELECT txid_current()")
+        promised = cursor.fetchone()[0]
+        cursor.execute("PREPARE TRANSACTION 'never ended'")
+        connection.commit()
+    with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO written VALUES (14); SELECT txid_current()")  # never committed
         primary.crash()
     pair.standby.start()
     promote(pair.standby, primary)
     answer = rejoin(primary, pair.standby)
     transactions = report_of(answer)["transactions"]
-    assert [entry["xid"] for entry in transactions] == wanted
+    assert [entry["xid"] for entry in transactions] == [*wanted, promised]
+    assert [entry["xid"] for entry in transactions if entry.get("prepared")] == [promised]
     assert all(entry["relations"] and entry["committed_at"] and entry["lsn"] for entry in transactions)
     assert_follows(primary, pair.standby)
+
+
+def test_rejoin_whose_own_wal_is_gone_says_so_and_keeps_the_old_data(pair: Pair) -> None:
+    part_ways(pair)
+    answer = pair.primary.call_towards("pg_rejoin", pair.standby, check_mode=True, **QUICK)
+    first = answer["fork_lsn"]
+    name = pair.standby.sql("SELECT '00000001' || substr(pg_walfile_name(%s::pg_lsn), 9)", first)
+    (pair.primary.data / "pg_wal" / name).unlink()
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "reclone", answer.text
+    assert f"from {first} on is gone" in answer["report_problem"] == report_of(answer)["problem"]
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.primary, pair.standby)
 
 
 def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:

@@ -203,6 +203,42 @@ def test_switchover_candidate_frozen_during_the_stop_is_taken_back(pair: Pair) -
     pair.level()
 
 
+def thaw(frozen: list[int]) -> None:
+    for pid in frozen:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_switchover_that_is_fenced_on_the_way_promotes_nobody_and_starts_nothing(pair: Pair) -> None:
+    """failover.yml meets a hand-over that lost its controller and goes on by itself."""
+    more = {**SHORT, "catch_up_timeout_seconds": 20}
+    run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **more))
+    wait_until_armed(pair.primary)
+    frozen = pair.standby.freeze()
+    wait_for(lambda: pair.primary.note("pending").get("phase") == "promoting" or not pair.primary.processes(), "the stop")
+    pair.primary.call("pg_fence")
+    thaw(frozen)
+    answer = run.wait()
+    assert answer.failed and answer["reason"] == "superseded", answer.text
+    assert not pair.primary.processes() and pair.primary.note("fenced")
+    assert not pair.standby.is_primary()
+
+
+def test_switchover_beside_one_that_is_under_way_waits_for_it_and_changes_nothing(pair: Pair) -> None:
+    more = {**SHORT, "catch_up_timeout_seconds": 20}
+    options = pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **more)
+    first = start_module("pg_switchover", options)
+    wait_until_armed(pair.primary)
+    frozen = pair.standby.freeze()
+    second = start_module("pg_switchover", options)
+    with pytest.raises(AssertionError):
+        wait_for(lambda: second.ended, "the second run's end", 2)
+    thaw(frozen)
+    assert first.wait().changed
+    assert not second.wait().changed
+    assert primaries(pair.primary, pair.standby) == ["beta"]
+
+
 def test_switchover_candidate_killed_during_the_stop_is_taken_back(pair: Pair) -> None:
     pair.primary.write_row(1)
     run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))

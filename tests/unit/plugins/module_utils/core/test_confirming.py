@@ -144,6 +144,8 @@ def crashed(topology: Topology, text: Optional[str] = None) -> Topology:
         pytest.param(crashed(ruled(cluster(), members=("pg1", "pg3"))), "pg2", [("not_synchronous", "pg2")], id="not_a_member"),
         pytest.param(crashed(ruled(cluster()), 'ANY 1 ("pg3")'), "pg2", [("not_synchronous", "pg2")], id="the_files_say_otherwise"),
         pytest.param(down(crashed(ruled(cluster()), ""), "pg3", states.UNREACHABLE), "", [], id="was_degraded"),
+        pytest.param(crashed(ruled(cluster(), degrade="async")), "", [("synchronous_unknown", "pg2")], id="may_have_been_degraded"),
+        pytest.param(crashed(ruled(cluster(), degrade="async"), 'ANY 1 ("pg2", "pg3")'), "", [], id="was_not_degraded"),
         pytest.param(
             change(crashed(ruled(cluster())), "pg3", receive_lsn="0/9000100", replay_paused=True), "", [("not_most_advanced", "pg2")], id="paused_and_ahead"
         ),
@@ -157,10 +159,16 @@ def test_plan_failover_promotes_nobody_who_may_lack_a_confirmed_commit(topology:
 
 
 def test_plan_failover_takes_a_member_before_an_asynchronous_standby_that_is_ahead() -> None:
-    topology = change(crashed(ruled(cluster(), members=("pg1", "pg2"))), "pg3", receive_lsn="0/9000100")
+    topology = change(crashed(ruled(cluster(), members=("pg1", "pg2")), 'ANY 1 ("pg2")'), "pg3", receive_lsn="0/9000100")
     plan = plan_failover(topology, "", LIMITS)
     assert (plan.target, plan.left, plan.blockers) == ("pg2", ("pg3",), ())
-    assert any("every commit that synchronous standbys confirmed" in note for note in plan.notes)
+    assert any("every commit that synchronous standbys confirmed; what is lost was confirmed to no client" in note for note in plan.notes)
+
+
+def test_plan_failover_does_not_say_of_a_primary_out_of_sight_that_nothing_confirmed_is_lost() -> None:
+    notes = plan_failover(crashed(ruled(cluster())), "", LIMITS).notes
+    assert any("Whether pg1 still asked for confirmations is not known" in note for note in notes)
+    assert not any("confirmed to no client" in note for note in notes)
 
 
 def test_promised_set_is_what_the_files_say_else_the_inventory_s() -> None:

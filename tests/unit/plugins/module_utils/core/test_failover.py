@@ -223,8 +223,15 @@ def test_plan_weighs_the_wal_of_a_standby_that_cannot_be_promoted(
 
 def test_plan_refuses_a_named_standby_whose_position_is_unknown_beside_one_that_is_known() -> None:
     topology = change(DEAD, "pg2", receive_lsn="", replay_lsn="")
-    assert reasons(plan_failover(topology, "pg2", LIMITS).blockers) == [("not_most_advanced", "pg2")]
+    assert reasons(plan_failover(topology, "pg2", LIMITS).blockers) == [("still_reading", "pg2"), ("not_most_advanced", "pg2")]
     assert plan_failover(topology, "", LIMITS).target == "pg3"
+
+
+def test_plan_waits_for_a_standby_that_still_reads_its_own_wal() -> None:
+    """It was just started, and nobody knows yet how much it has. One that cannot be promoted is not waited for."""
+    topology = change(DEAD, "pg3", receive_lsn="", replay_lsn="0/8000000")
+    assert reasons(plan_failover(topology, "", LIMITS).blockers) == [("still_reading", "pg3")]
+    assert plan_failover(change(topology, "pg3", replay_delay_ms=3_600_000), "", LIMITS).blockers == ()
 
 
 def test_plan_counts_the_replay_where_the_receive_lsn_fell_back() -> None:

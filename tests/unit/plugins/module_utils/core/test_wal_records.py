@@ -33,7 +33,7 @@ def test_commits_of_a_transaction_name_what_it_touched_once() -> None:
         pytest.param([], [], id="nothing"),
         pytest.param([record("Heap", 740, INSERT)], [], id="never committed"),
         pytest.param([record("Heap", 740, INSERT), record("Transaction", 740, f"ABORT {AT}")], [], id="rolled back"),
-        pytest.param([record("Transaction", 740, f"PREPARE gid two: {AT}")], [], id="only prepared"),
+        pytest.param([record("Transaction", 740, f"PREPARE gid two: {AT}")], [740], id="only prepared"),
         pytest.param([record("Transaction", 0, f"COMMIT_PREPARED 740: {AT}")], [740], id="prepared and committed"),
         pytest.param([record("Transaction", 0, f"ABORT_PREPARED 740: {AT}")], [], id="prepared and rolled back"),
         pytest.param([record("Transaction", 740, f"COMMIT {AT}; inval msgs: catcache 51 relcache 16384")], [740], id="with invalidations"),
