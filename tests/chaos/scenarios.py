@@ -174,9 +174,11 @@ def wal_disk_full(cluster: ChaosCluster, _rng: random.Random) -> None:
     primary = cluster.primary()
     wal, aside = f"{cluster.servers[primary].data_directory}/pg_wal", "/var/tmp/pg_wal.aside"
     cluster.stop_server(primary)
+    # Every timeline that the cluster has had leaves a segment.
     cluster.shell(
         primary,
-        f"mv {wal} {aside} && mkdir {wal} && mount -t tmpfs -o size=160m,mode=0700 tmpfs {wal} && cp -a {aside}/. {wal}/"
+        f"size=$(( $(du -sm {wal} | cut -f1) + 96 )) && mv {wal} {aside} && mkdir {wal}"
+        f" && mount -t tmpfs -o size=${{size}}m,mode=0700 tmpfs {wal} && cp -a {aside}/. {wal}/"
         f" && chown postgres: {wal} && rm -rf {aside}",
         timeout_seconds=60,
     )

@@ -236,6 +236,16 @@ def _notes(
     return tuple(notes)
 
 
+def _no_candidate_hint(topology: Topology) -> str:
+    fenced = [node.host for node in topology.nodes if node.fenced and node.has_server_down]
+    if not fenced:
+        return "Start a standby, or start the old primary again."
+    return (
+        "Start a standby. When nothing but {0} is left, which is fenced: touch boot_guard/allow in its state directory, start it (it opens read-only),"
+        " then failover.yml -e pg_failover_unfenced=accept.".format(" and ".join(fenced))
+    )
+
+
 def _synchronous_note(source: Optional[Node], target: Node) -> str:
     if promised_is_known(source):
         return "{0} has every commit that synchronous standbys confirmed; what is lost was confirmed to no client".format(target.host)
@@ -275,7 +285,7 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         made = any(node.state not in (states.ABSENT, states.UNREACHABLE) for node in topology.nodes)
         none = Blocker(
             "no_candidate", topology.cluster, "no standby can take over", seen, "a running standby with pg_priority above 0",
-            "Start a standby, or start the old primary again." if made else "Run initial_setup.yml when the cluster was never set up.",
+            _no_candidate_hint(topology) if made else "Run initial_setup.yml when the cluster was never set up.",
         )
         return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none, *refused_candidates(topology)))
     lost = _loss(source, target)

@@ -71,6 +71,8 @@ def judge_files(files: Files) -> Optional[Verdict]:
     """Return the verdict that the server's own files allow without asking anybody; None when the peers must be asked."""
     if files.rewind_unfinished:
         return Verdict(REFUSE, "rewind_unfinished", "a rewind of its data did not finish, so they cannot be trusted. Run start_new_standby.yml.")
+    if files.fenced and files.standby_signal and files.allowed:
+        return Verdict(START, "allowed", "somebody allowed this start. It is fenced, so it opens read-only; failover.yml makes it primary.")
     if files.fenced and not (files.standby_signal and files.follows):
         return Verdict(REFUSE, "fenced", "it is fenced. Run start_new_standby.yml.")
     if files.standby_signal:
@@ -155,12 +157,14 @@ class Guard:
 
     def own_files(self) -> Files:
         """Return what the data and state directories say, without the control file, which costs a process."""
+        standby, fenced = self._has(self.data, "standby.signal"), self._has(self.state, "fenced.json")
         return Files(
-            standby_signal=self._has(self.data, "standby.signal"),
+            standby_signal=standby,
             follows=any(re.match(r"\s*primary_conninfo\s*=?\s*'.", line) for line in self._auto_lines()),
-            fenced=self._has(self.state, "fenced.json"),
+            fenced=fenced,
             rewind_unfinished=self._has(self.state, "rewind.json"),
-            allowed=False,
+            # Where the peers are asked, the permission is taken there.
+            allowed=standby and fenced and self._take_permission(),
         )
 
     def with_control_file(self, files: Files) -> Files:
@@ -273,6 +277,9 @@ class Guard:
         may = verdict.action == START
         words = "may start" if may else "is kept from starting"
         print("boot guard: {0} {1}: {2}".format(self.config["host_name"], words, verdict.message), file=sys.stderr)
+        if verdict.reason == "fenced":
+            allow = os.path.join(self.directory, "allow")
+            print("boot guard: if no other server of the cluster is left: touch {0}, start it, then run failover.yml".format(allow), file=sys.stderr)
         if verdict.reason in ("alone", "older_primary") and not may:
             print("boot guard: to start it all the same, once: touch {0}".format(os.path.join(self.directory, "allow")), file=sys.stderr)
         return 0 if may else 1

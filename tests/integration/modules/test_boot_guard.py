@@ -82,6 +82,11 @@ def test_boot_guard_old_primary_is_kept_down_and_fenced(each_pair: Pair, mode: s
     # And it stays so, without asking anybody.
     new.stop()
     assert "it is fenced" in old.call("pg_service").refusal("boot_guard")
+    # Unless somebody says, once, that nothing else is left: then it opens read-only.
+    (old.state / "boot_guard" / "allow").touch()
+    assert old.call("pg_service").changed and not old.is_primary() and verdict(old)["reason"] == "allowed"
+    old.stop()
+    assert "it is fenced" in old.call("pg_service").refusal("boot_guard")
     new.start()
     take_in(new, old)
     rejoined = old.call_towards("pg_rejoin", new)
