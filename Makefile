@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHON SEED ROUNDS COUNT BUDGET_SECONDS REPORT
+export PYTHON SEED ROUNDS COUNT BUDGET_SECONDS REPORT KEEP
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ test-long: setup-dev ## what make test has no time for: kill matrices (heal, ini
 bench: setup-dev ## measure switchover and failover on LXD (RUNS=5)
 	@$(VENV_PYTHON) -m benchmarks.run
 
-chaos: setup-dev ## every fault of tests/chaos on LXD, in random order (SEED, ROUNDS=1), as root
+chaos: setup-dev ## every fault of tests/chaos on LXD, in random order (SEED, ROUNDS=1, KEEP=1), as root
 	@$(VENV_PYTHON) -m tests.chaos.run
 
 clean: ## remove .venv, caches and links; the local clusters stay (make demo-clean)

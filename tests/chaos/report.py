@@ -54,10 +54,17 @@ def surroundings(versions: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def save(results: Sequence[Result], around: Mapping[str, Any]) -> None:
-    """Keep the results of one call of `make chaos`, for the document."""
+def kept() -> list[dict[str, Any]]:
+    """Return the results that the last call kept, none where there was none."""
+    return list(json.loads(RESULTS.read_text(encoding="utf-8"))["results"]) if RESULTS.exists() else []
+
+
+def save(results: Sequence[Result], around: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Keep the results of one call of `make chaos`, for the document; `earlier` ones stand before them, unless their seed was played again."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    content = {**around, "results": [asdict(result) for result in results]}
+    seeds = {result.seed for result in results}
+    before = [each for each in earlier if each["seed"] not in seeds]
+    content = {**around, "kept": bool(before), "results": [*before, *(asdict(result) for result in results)]}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -95,6 +102,8 @@ def document(content: Mapping[str, Any]) -> str:
     """Return the whole text."""
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     played = f"Measured {content['date']} on {content['cores']} cores: {versions}." if content["results"] else "No round has been played yet."
+    if content.get("kept"):
+        played += " That is the last round; those before it were kept from earlier runs."
     lines = [HEAD, played, "", *scenario_table()]
     for seed in dict.fromkeys(each["seed"] for each in content["results"]):
         lines += ["", *round_table(seed, [each for each in content["results"] if each["seed"] == seed])]

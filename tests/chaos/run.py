@@ -4,7 +4,8 @@
 
 SEED (a random one, printed) decides the order of the scenarios and every choice in them; round n uses SEED+n-1. ROUNDS (1) says how
 many rounds are played, COUNT (all) how many scenarios are drawn for each, BUDGET_SECONDS (7200) when no further one is begun. SCENARIO
-names some of them. The results are kept in .cache/chaos/results.json; with REPORT=1 docs/faults.md is written from them.
+names some of them. The results are kept in .cache/chaos/results.json, with KEEP=1 beside those of earlier calls; with REPORT=1
+docs/faults.md is written from them.
 Exit status: 0 all passed, 1 not all, 2 wrong call.
 """
 
@@ -77,13 +78,14 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     print(f"chaos: SEED={seed} ROUNDS={rounds}", flush=True)
     deadline = time.monotonic() + seconds
+    earlier = report.kept() if os.environ.get("KEEP") == "1" else []
     results: list[Result] = []
     try:
         with chaos_cluster() as cluster:
             print(f"chaos: the playbooks' output and the ledger are in {cluster.logs}", flush=True)
             for offset in range(rounds):
                 results += play_round(cluster, schedule(arguments or list(SCENARIOS), seed + offset, count), seed + offset, deadline)
-                report.save(results, report.surroundings(versions(cluster.servers[cluster.primary()])))
+                report.save(results, report.surroundings(versions(cluster.servers[cluster.primary()])), earlier)
     except EXPECTED_ERRORS as error:
         print(f"chaos: {error}", file=sys.stderr)
         return 1
