@@ -207,6 +207,9 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
     server.set_auto_conf(before)
     if server.postmaster_pid() and not server.wait_stopped(timeout_seconds=1):
         server.kill()
+    if _is_superseded(server, peer):  # looked at again, for it may open read-write now
+        server.write_standby_signal()
+        raise _superseded(peer)
     if not server.postmaster_pid():
         server.start(timeout_seconds=terms.start_timeout_seconds)
     server.wait_for_sql(timeout_seconds=terms.start_timeout_seconds).close()

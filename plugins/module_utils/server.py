@@ -251,21 +251,22 @@ class Server:
         self.ensure_state_directory()
         path = self.state("lock")
         deadline = time.monotonic() + timeout_seconds
-        with open(str(path), "a", encoding="utf-8") as stream:
-            os.chmod(str(path), 0o600)
+        while True:
+            handle = _lock(path)
+            if handle is not None:
+                break
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    "another run is still at work on this server", reason="busy", observed="{0} is locked".format(path),
+                    required="one run at a time", hint="Wait until it has ended, look with status.yml, then repeat.",
+                )
+            time.sleep(POLL_SECONDS)
+        try:
             self.own(path)
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() > deadline:
-                        raise ServerError(
-                            "another run is still at work on this server", reason="busy", observed="{0} is locked".format(path),
-                            required="one run at a time", hint="Wait until it has ended, look with status.yml, then repeat.",
-                        ) from error
-                    time.sleep(POLL_SECONDS)
             yield
+        finally:
+            os.unlink(str(path))
+            os.close(handle)
 
     # -- notes that outlive a run ------------------------------------------------------------------------------------------
 
@@ -591,6 +592,20 @@ class Server:
         if self.peer_ssl_mode != "verify-full":
             return {"sslmode": self.peer_ssl_mode}
         return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)} if self.ca_file.is_file() else {}
+
+
+def _lock(path: Path) -> Optional[int]:
+    """Return a handle that holds the lock of a file, None while another process has it."""
+    handle = os.open(str(path), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it before has removed the file: a lock on a file without a name keeps nobody away.
+        if os.path.samestat(os.fstat(handle), os.stat(str(path))):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
 
 
 def read_verbatim(path: Path) -> str:

@@ -6,8 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.playbooks.cluster import Cluster
 from tests.integration.playbooks.test_refusals import refused
+
+pytestmark = pytest.mark.long
 
 
 def test_fenced_primary_takes_over_when_its_successor_is_lost(make: Callable[..., Cluster]) -> None:
