@@ -81,18 +81,21 @@ window_seconds:
   type: float
 """
 
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.handover import HandOver, hand_over, has_handed_over, require_candidate, resume
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import read_state
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.sql import SqlError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
 # A hand-over that lost its controller ends by its own time-outs.
 LOCK_TIMEOUT_SECONDS = 180.0
+# How long a server that cuts connections off is asked again before that is an error.
+CUT_OFF_SECONDS = 2.0
 
 
 def terms_of(params: dict[str, Any]) -> HandOver:
@@ -111,15 +114,19 @@ def terms_of(params: dict[str, Any]) -> HandOver:
 
 def is_primary(server: Server, stop_timeout_seconds: float) -> bool:
     """Whether the server runs and accepts writes. One that still stops, for a run that was killed behind its stop, is waited for."""
-    if not server.postmaster_pid():
-        return False
-    try:
-        with server.connect() as session:
-            return not read_state(session)["in_recovery"]
-    except SqlError as error:
-        if "shutting down" in error.message and server.wait_stopped(timeout_seconds=stop_timeout_seconds):
-            return False
-        raise
+    deadline = time.monotonic() + CUT_OFF_SECONDS
+    while server.postmaster_pid():
+        try:
+            with server.connect() as session:
+                return not read_state(session)["in_recovery"]
+        except SqlError as error:
+            if "shutting down" in error.message and server.wait_stopped(timeout_seconds=stop_timeout_seconds):
+                return False
+            # Whoever connects at the moment of the stop is cut off without a word.
+            if error.reason not in ("connect", "sql") or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:

@@ -362,6 +362,21 @@ def test_switchover_killed_and_run_again_reaches_the_same_end(pair: Pair, behind
     assert pair.primary.numbers() == {1, 2}
 
 
+def test_switchover_run_again_is_cut_off_by_the_stop_and_waits_for_it(pair: Pair) -> None:
+    """The run before was killed right after it told the server to stop: who connects at that moment is cut off without a word."""
+    pair.primary.write_row(1)
+    arm(pair.primary, pair.standby)
+    postmaster = pair.primary.pid()
+    pair.primary.sql("ALTER SYSTEM SET pre_auth_delay = 1")
+    pair.primary.sql("SELECT pg_reload_conf()")
+    before = set(pair.primary.processes())
+    again = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot]))
+    wait_for(lambda: set(pair.primary.processes()) - before, "the connection")
+    os.kill(postmaster, signal.SIGINT)
+    assert again.wait().changed
+    assert primaries(pair.primary, pair.standby) == ["beta"]
+
+
 def test_switchover_hangup_in_the_middle_goes_on(pair: Pair) -> None:
     run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot]))
     wait_until_armed(pair.primary)
