@@ -29,6 +29,7 @@ COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
 CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 STEP_TIMEOUT_SECONDS = 2100
+TELLING_LINES = 80
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # ansible-test downloads get-pip for the environments of its sanity tests. This stands in for it: the Python at hand has pip.
@@ -203,11 +204,22 @@ def wait(process: subprocess.Popen[bytes]) -> int:
         raise
 
 
+def telling_part(output: str) -> str:
+    """Return what is worth reading of a failed scenario's thousands of lines: the first task that failed, with what is around it, and the end."""
+    lines = output.splitlines()
+    if len(lines) <= 2 * TELLING_LINES:
+        return output
+    first = next((number for number, line in enumerate(lines) if line.startswith(("fatal: ", "failed: "))), None)
+    around = [] if first is None else ["[...]", *lines[max(0, first - 20) : first + TELLING_LINES - 20]]
+    return "\n".join([*around, "[...]", *lines[-TELLING_LINES:]])
+
+
 def report(outcome: Outcome) -> None:
     """Print a step's line; its output when it failed, pytest's closing line in any case."""
     lines = [f"{'ok    ' if outcome.returncode == 0 else 'FAILED'} {outcome.seconds:6.1f} s  {outcome.step.name}"]
     if outcome.returncode != 0:
-        lines += [f"$ {' '.join(outcome.step.argv)[:300]}", outcome.output, f"(exit status {outcome.returncode})", ""]
+        output = telling_part(outcome.output) if outcome.step.name.startswith("molecule ") else outcome.output
+        lines += [f"$ {' '.join(outcome.step.argv)[:300]}", output, f"(exit status {outcome.returncode}; all of it: .cache/checks/)", ""]
     elif "pytest" in outcome.step.argv:
         lines += outcome.output.splitlines()[-1:]
     print("\n".join(lines), flush=True)

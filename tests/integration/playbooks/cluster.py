@@ -265,11 +265,37 @@ class Cluster:
             found["sql"] = {title: self.sql(name, statement) for title, statement in SNAPSHOT_SQL.items()}
         return found
 
-    def destroy(self) -> None:
-        """Stop the servers and remove the state directory."""
+    # -- the same again ------------------------------------------------------------------------------------------------------
+
+    def keep(self) -> Path:
+        """Stop the servers, the primary first, and return a copy of the state directory."""
+        primary = self.primary()
+        for name in (primary, *(name for name in self.names if name != primary)):
+            self.pg_ctl(name, "stop", "-m", "fast")
+        copy = Path(tempfile.mkdtemp(prefix="pgk_", dir="/tmp"))
+        subprocess.run(["cp", "-a", *self._kept(), str(copy)], check=True)
+        return copy
+
+    def _kept(self) -> list[Path]:
+        """What is in the state directory but for the Python, which other clusters use too."""
+        return [path for path in self.state.iterdir() if path.name != "python"]
+
+    def put_back(self, copy: Path) -> None:
+        """Make the state directory what it was when it was kept, and start the servers."""
+        self.stop_at_once()
+        subprocess.run(["rm", "-r", *self._kept()], check=True)
+        subprocess.run(["cp", "-a", *copy.iterdir(), str(self.state)], check=True)  # not the directory itself, with its mode
+        for name in self.names:
+            self.pg_ctl(name, "start")
+
+    def stop_at_once(self) -> None:
         for name in self.local.nodes:
             if self.pid(name):
                 self.pg_ctl(name, "stop", "-m", "immediate")
+
+    def destroy(self) -> None:
+        """Stop the servers and remove the state directory."""
+        self.stop_at_once()
         for node in self.local.nodes.values():
             if not node.socket_directory.startswith(str(self.state)):
                 shutil.rmtree(Path(node.socket_directory).parent, ignore_errors=True)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,3 +40,26 @@ def make() -> Iterator[Callable[..., Cluster]]:
     yield prepared
     for cluster, _options in reversed(made):
         cluster.destroy()
+
+
+@pytest.fixture(scope="session")
+def set_up(make: Callable[..., Cluster]) -> Iterator[Callable[[int], Cluster]]:
+    """Return a function that gives a cluster as initial_setup.yml leaves it: by the playbook the first time, from then on by putting its files back.
+
+    It is one cluster for each number of nodes: a file of tests has it until the next file asks.
+    """
+    kept: dict[int, tuple[Cluster, Path]] = {}
+
+    def given(nodes: int) -> Cluster:
+        if nodes not in kept:
+            cluster = make(nodes)
+            cluster.play("initial_setup")
+            kept[nodes] = cluster, cluster.keep()
+        cluster, copy = kept[nodes]
+        cluster.put_back(copy)
+        cluster.assert_replicating("pgsql1")
+        return cluster
+
+    yield given
+    for _cluster, copy in kept.values():
+        shutil.rmtree(copy)

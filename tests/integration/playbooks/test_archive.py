@@ -19,10 +19,8 @@ NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'archive', 'test'); SELECT
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
-    made = make(2)
-    made.play("initial_setup")
-    return made
+def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
+    return set_up(2)
 
 
 def archive(cluster: Cluster) -> Path:

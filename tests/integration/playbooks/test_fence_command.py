@@ -15,10 +15,8 @@ OUT_OF_REACH = {"pgsql1": {"ansible_connection": "ssh", "ansible_port": 1, "ansi
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
-    made = make(2)
-    made.play("initial_setup")
-    return made
+def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
+    return set_up(2)
 
 
 def fence(*argv: str) -> tuple[str, str]:

@@ -20,10 +20,9 @@ from tests.integration.playbooks.test_refusals import refused
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
+def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
     """Three nodes with a table of who wrote what."""
-    made = make(3)
-    made.play("initial_setup")
+    made = set_up(3)
     made.sql("pgsql1", "CREATE TABLE written (number serial, by text)")
     made.assert_replicating("pgsql1")
     return made
@@ -283,32 +282,3 @@ def test_heal_removes_the_note_of_a_fence_from_a_standby_that_streams(cluster: C
     assert f"{standby}: a note says that it is fenced, although it runs" in done.text
     assert done.changed[standby] == 1
     cluster.assert_replicating()
-
-
-# -- two clusters ------------------------------------------------------------------------------------------------------------------------
-
-
-def test_heal_refusal_in_one_cluster_does_not_stop_the_other(make: Callable[..., Cluster]) -> None:
-    """Both have two primaries; in the shop both wrote, in the bank only the newest did."""
-    both = make(4)
-    inventory = {
-        "pgsql1": {"pg_cluster_name": "shop"},
-        "pgsql2": {"pg_cluster_name": "shop"},
-        "pgsql3": {"pg_cluster_name": "bank", "pg_initial_role": "primary"},
-        "pgsql4": {"pg_cluster_name": "bank"},
-    }
-    both.play("initial_setup", inventory=inventory)
-    shop, bank = both.part("pgsql1", "pgsql2"), both.part("pgsql3", "pgsql4")
-    for part in (shop, bank):
-        part.sql(part.names[0], "CREATE TABLE written (number serial, by text)")
-        part.assert_replicating(part.names[0])
-        part.sql(part.names[1], "SELECT pg_promote()")
-        write(part, part.names[1])
-    write(both, "pgsql1")
-    done = both.run("heal", inventory=inventory)
-    assert [name for name, count in done.failed.items() if count] == ["pgsql1", "pgsql2"], done.output
-    assert "Refused: healing cluster shop" in done.text and "Cluster bank: proven" in done.text
-    bank.assert_replicating("pgsql4")
-    both.play("heal", "-e", "pg_heal_keep=pgsql1", inventory=inventory)
-    shop.assert_replicating("pgsql1")
-    bank.assert_replicating("pgsql4")

@@ -14,16 +14,10 @@ from tests.integration.playbooks.cluster import Cluster
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
-    """Two nodes, not set up yet."""
-    return make(2)
-
-
 @pytest.mark.long
-def test_initial_setup_killed_again_and_again_ends_well(cluster: Cluster) -> None:
+def test_initial_setup_killed_again_and_again_ends_well(make: Callable[..., Cluster]) -> None:
     """From nothing; every run gets one task further than the one before it."""
-    tasks = 0
+    cluster, tasks = make(2), 0
     while True:
         tasks += 1
         done = cluster.run("initial_setup", kill_after=tasks)
@@ -37,11 +31,11 @@ def test_initial_setup_killed_again_and_again_ends_well(cluster: Cluster) -> Non
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
-def test_failover_killed_again_and_again_ends_well(cluster: Cluster, every: int) -> None:
+def test_failover_killed_again_and_again_ends_well(set_up: Callable[[int], Cluster], every: int) -> None:
     """The primary is dead; every run gets so many tasks further than the one before it."""
-    cluster.play("initial_setup")
+    cluster = set_up(2)
     old, new = cluster.primary(), cluster.standby()
-    cluster.sql(old, "CREATE TABLE IF NOT EXISTS kept (number int)")
+    cluster.sql(old, "CREATE TABLE kept (number int)")
     cluster.assert_replicating(old)
     cluster.crash(old)
     tasks, killed = 0, 0

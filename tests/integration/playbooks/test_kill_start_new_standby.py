@@ -18,10 +18,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
+def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
     """Two nodes with a table of numbers."""
-    made = make(2)
-    made.play("initial_setup")
+    made = set_up(2)
     made.sql("pgsql1", "CREATE TABLE numbers (number serial, origin text)")
     return made
 

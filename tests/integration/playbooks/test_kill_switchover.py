@@ -19,10 +19,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Iterator[Cluster]:
+def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     """Two nodes, with a client that writes to the primary all the time."""
-    made = make(2)
-    made.play("initial_setup")
+    made = set_up(2)
     with writing(made):
         yield made
 

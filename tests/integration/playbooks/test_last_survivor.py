@@ -14,9 +14,8 @@ from tests.integration.playbooks.test_refusals import refused
 pytestmark = pytest.mark.long
 
 
-def test_fenced_primary_takes_over_when_its_successor_is_lost(make: Callable[..., Cluster]) -> None:
-    cluster = make(2)
-    cluster.play("initial_setup")
+def test_fenced_primary_takes_over_when_its_successor_is_lost(set_up: Callable[[int], Cluster]) -> None:
+    cluster = set_up(2)
     cluster.sql("pgsql1", "CREATE TABLE kept (number int); INSERT INTO kept VALUES (1)")
     cluster.assert_replicating("pgsql1")
     cluster.crash("pgsql1")

@@ -12,11 +12,9 @@ from tests.integration.playbooks.cluster import Cluster, wait_for
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Cluster:
+def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
     """Three nodes."""
-    made = make(3)
-    made.play("initial_setup")
-    return made
+    return set_up(3)
 
 
 @pytest.mark.parametrize(

@@ -269,34 +269,3 @@ def test_disk_too_small_for_the_copy_is_refused(existing: Cluster) -> None:
         place.rmdir()
         aside.rename(place)
         existing.play("start_new_standby")
-
-
-# -- two clusters ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_refusal_in_one_cluster_does_not_stop_the_other(make: Callable[..., Cluster]) -> None:
-    both = make(4)
-    inventory = {
-        "pgsql1": {"pg_cluster_name": "shop"},
-        "pgsql2": {"pg_cluster_name": "shop"},
-        "pgsql3": {"pg_cluster_name": "bank", "pg_initial_role": "primary"},
-        "pgsql4": {"pg_cluster_name": "bank"},
-    }
-    both.play("initial_setup", inventory=inventory)
-    shop, bank = both.part("pgsql1", "pgsql2"), both.part("pgsql3", "pgsql4")
-    shop.assert_replicating("pgsql1")
-    bank.assert_replicating("pgsql3")
-    both.sql("pgsql2", "SELECT pg_wal_replay_pause()")
-    done = both.run("switchover", inventory=inventory)
-    both.sql("pgsql2", "SELECT pg_wal_replay_resume()")
-    assert done.returncode != 0
-    assert "pgsql2" in done.text and "paused" in done.text
-    shop.assert_replicating("pgsql1")
-    bank.assert_replicating("pgsql4")
-    assert [name for name, count in done.failed.items() if count] == ["pgsql1", "pgsql2"]
-    table = both.play("status", inventory=inventory).output
-    assert "Cluster shop: healthy" in table and "Cluster bank: healthy" in table
-    unknown = both.run("switchover", "-e", "pg_switchover_to=pgsql3", "--limit", "pgsql3,pgsql4", inventory=inventory)
-    assert unknown.returncode == 0, unknown.output
-    shop.assert_replicating("pgsql1")
-    bank.assert_replicating("pgsql3")

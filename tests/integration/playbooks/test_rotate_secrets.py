@@ -25,14 +25,13 @@ SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentatio
 
 
 @pytest.fixture(scope="module")
-def cluster(make: Callable[..., Cluster]) -> Iterator[Cluster]:
+def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     """Two nodes, set up without encryption; their Python can make keys."""
-    made = make(2)
+    made = set_up(2)
     own = str(CHECKOUT / ".venv" / "bin" / "python")
     if made.local.interpreter != own:
         pip = [own, "-m", "pip", "--python", made.local.interpreter, "--disable-pip-version-check", "--no-input"]
         subprocess.run([*pip, "install", "--quiet", "cryptography", "-c", str(CHECKOUT / "constraints.txt")], check=True, timeout=120)
-    made.play("initial_setup")
     with writing(made):
         yield made
 

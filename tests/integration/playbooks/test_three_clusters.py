@@ -52,6 +52,12 @@ def streams_from(cluster: Cluster) -> dict[str, str]:
     return {name: names.get(int(cluster.sql(name, statement)), "") for name in cluster.names if name != cluster.primary()}
 
 
+def assert_cascading(mill: Cluster) -> None:
+    """The mill's first node is primary, the second follows it, the third follows the second."""
+    assert mill.primary() == "pgsql5"
+    wait_for(lambda: streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}, "the cascade")
+
+
 def failed(done: Done) -> set[str]:
     return {name for name, count in done.failed.items() if count}
 
@@ -60,30 +66,42 @@ def test_initial_setup_makes_all_of_them(cluster: Cluster, shop: Cluster, bank: 
     cluster.play("initial_setup", inventory=INVENTORY)
     shop.assert_replicating("pgsql1")
     bank.assert_replicating("pgsql3")
-    assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
+    assert_cascading(mill)
     again = cluster.play("initial_setup", inventory=INVENTORY)
     assert not any(again.changed.values()), again.output
     text = cluster.play("verify", inventory=INVENTORY).text
     assert all(f"found the row of {name} and refused to write" in text for name in ("pgsql1", "pgsql3", "pgsql5"))
 
 
+def test_switchover_refused_in_one_hands_over_in_the_others(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    cluster.sql("pgsql2", "SELECT pg_wal_replay_pause()")
+    done = cluster.run("switchover", inventory=INVENTORY)
+    cluster.sql("pgsql2", "SELECT pg_wal_replay_resume()")
+    assert done.returncode == 2
+    assert failed(done) == set(shop.names)
+    assert "pgsql2" in done.text and "paused" in done.text
+    shop.assert_replicating("pgsql1")
+    bank.assert_replicating("pgsql4")
+    mill.assert_replicating("pgsql6")
+
+
 def test_switchover_hands_over_in_all_of_them(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
     done = cluster.play("switchover", inventory=INVENTORY)
     shop.assert_replicating("pgsql2")
-    bank.assert_replicating("pgsql4")
-    mill.assert_replicating("pgsql6")
+    bank.assert_replicating("pgsql3")
+    assert_cascading(mill)
     assert [done.output.count(f"Cluster {name}: proven.") for name in ("shop", "bank", "mill")] == [1, 1, 1]
 
 
 def test_failover_of_one_whose_primary_is_dead_leaves_the_others_alone(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
-    cluster.crash("pgsql4")
+    cluster.crash("pgsql3")
     with unchanged(shop), unchanged(mill):
         done = cluster.run("failover", inventory=INVENTORY)
     assert done.returncode == 2
     assert failed(done) == {*shop.names, *mill.names}
-    assert "pgsql2: is primary and answers" in done.text and "pgsql6: is primary and answers" in done.text
-    assert bank.part("pgsql3").primary() == "pgsql3" and bank.timeline("pgsql3") == 3
-    assert "Cluster bank: proven. Primary pgsql3 on timeline 3" in done.text
+    assert "pgsql2: is primary and answers" in done.text and "pgsql5: is primary and answers" in done.text
+    assert bank.part("pgsql4").primary() == "pgsql4" and bank.timeline("pgsql4") == 4
+    assert "Cluster bank: proven. Primary pgsql4 on timeline 4" in done.text
 
 
 def test_cluster_without_a_primary_does_not_keep_others_from_repair(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
@@ -95,8 +113,8 @@ def test_cluster_without_a_primary_does_not_keep_others_from_repair(cluster: Clu
     assert done.returncode == 2
     assert failed(done) == set(shop.names)
     assert "shop: no node accepts writes" in done.text
-    bank.assert_replicating("pgsql3")
-    mill.assert_replicating("pgsql6")
+    bank.assert_replicating("pgsql4")
+    assert_cascading(mill)
 
 
 def test_standby_that_cannot_be_repaired_stops_its_own_cluster_only(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
@@ -107,24 +125,38 @@ def test_standby_that_cannot_be_repaired_stops_its_own_cluster_only(cluster: Clu
     damaged = cluster.data("pgsql2") / "global" / "pg_control"
     good = damaged.read_bytes()
     damaged.write_bytes(b"")
-    cluster.pg_ctl("pgsql4", "stop", "-m", "fast")
+    cluster.pg_ctl("pgsql3", "stop", "-m", "fast")
     done = cluster.run("start_new_standby", inventory=INVENTORY)
     assert done.returncode == 2
     assert failed(done) <= set(shop.names) and "pgsql2" in failed(done)
-    bank.assert_replicating("pgsql3")
+    bank.assert_replicating("pgsql4")
     assert shop.part("pgsql1").primary() == "pgsql1"
     damaged.write_bytes(good)
 
 
 def test_start_new_standby_makes_all_of_them_whole(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
-    cluster.play("start_new_standby", inventory=INVENTORY)
+    """The mill's dead standby is another one's upstream: both are back after one run."""
+    cluster.crash("pgsql6")
+    cluster.play("start_new_standby", "-e", "pg_start_timeout_seconds=20", inventory=INVENTORY)
     shop.assert_replicating("pgsql1")
-    bank.assert_replicating("pgsql3")
-    mill.assert_replicating("pgsql6")
-    cluster.play("switchover", "-e", "pg_switchover_to=pgsql5", "--limit", "pgsql5,pgsql6,pgsql7", inventory=INVENTORY)
-    wait_for(lambda: streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}, "the cascade")
-    cluster.pg_ctl("pgsql6", "stop", "-m", "fast")  # the upstream of a cascaded standby
-    cluster.play("start_new_standby", inventory=INVENTORY)
-    assert streams_from(mill) == {"pgsql6": "pgsql5", "pgsql7": "pgsql6"}
+    bank.assert_replicating("pgsql4")
+    assert_cascading(mill)
     text = cluster.play("status", inventory=INVENTORY).text
     assert all(f"Cluster {name}: healthy" in text for name in ("shop", "bank", "mill"))
+
+
+def test_heal_refusal_in_one_cluster_does_not_stop_the_other(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    """Two of them have two primaries; in the shop both wrote, in the bank only the newest did."""
+    for old, new in (("pgsql1", "pgsql2"), ("pgsql4", "pgsql3")):
+        cluster.sql(old, "CREATE TABLE written (number serial, by text)")
+        wait_for(lambda new=new: cluster.sql(new, "SELECT to_regclass('written') IS NOT NULL") == "t", f"the table on {new}")
+        cluster.sql(new, "SELECT pg_promote()")
+        cluster.sql(new, f"INSERT INTO written (by) VALUES ('{new}')")
+    cluster.sql("pgsql1", "INSERT INTO written (by) VALUES ('pgsql1')")
+    with unchanged(mill):
+        done = cluster.run("heal", inventory=INVENTORY)
+    assert failed(done) == set(shop.names), done.output
+    assert "Refused: healing cluster shop" in done.text and "Cluster bank: proven" in done.text
+    bank.assert_replicating("pgsql3")
+    cluster.play("heal", "-e", "pg_heal_keep=pgsql1", inventory=INVENTORY)
+    shop.assert_replicating("pgsql1")
