@@ -16,10 +16,20 @@ esac
 
 stop() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 
-find_python() { # the first Python 3.11, 3.12 or 3.13: the versions that the pinned set is for
+can_run() { # whether this is a Python of the versions that the pinned set is for; more modules may be asked for
+    local python=$1; shift
+    "$python" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" 2>/dev/null && { [ $# = 0 ] || "$python" -c "import $*" 2>/dev/null; }
+}
+
+find_python() { # the first Python 3.11, 3.12 or 3.13
     local name
+    # A distribution's Python is built with profile-guided optimisation, one built at home mostly not: 186 against 302 ms for one module of Ansible.
+    if [ -z "${PYTHON:-}" ] && can_run /usr/bin/python3 ensurepip, venv; then
+        echo /usr/bin/python3
+        return
+    fi
     for name in ${PYTHON:-python3 /usr/bin/python3 python3.13 python3.12 python3.11}; do
-        if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+        if can_run "$name"; then
             command -v "$name"
             return
         fi
