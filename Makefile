@@ -34,7 +34,7 @@ test: setup-dev ## test-fast, the playbooks on local servers, then the molecule 
 	@$(VENV_PYTHON) scripts/run_checks.py all
 
 test-long: setup-dev ## what make test has no time for: kill matrices (heal, initial_setup, start_new_standby), eight standbys
-	@$(VENV_PYTHON) -m pytest tests/integration/playbooks -m long -n 2 --dist loadfile
+	@$(VENV_PYTHON) -m pytest tests/integration/playbooks -m long -n 3 --dist loadfile
 
 bench: setup-dev ## measure switchover and failover on LXD (RUNS=5)
 	@$(VENV_PYTHON) -m benchmarks.run

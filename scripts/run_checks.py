@@ -120,7 +120,8 @@ def server_steps() -> list[Step]:
 
 def playbook_steps() -> list[Step]:
     """Return the tests that run whole playbooks on local servers, each killed at every task among them: minutes, so not for `fast`."""
-    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", "-n", "2", "--dist", "loadfile", "--durations=12"))]
+    workers = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order that their conftest.py gives
+    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", *workers, "--durations=12"))]
 
 
 def launch_steps() -> list[Step]:

@@ -56,21 +56,26 @@ def test_setup_refuses_a_directory_that_cannot_be_one(cluster: Cluster, director
     assert done.returncode == 2 and seen in done.text
 
 
+@pytest.mark.long
 def test_setup_in_check_mode_changes_nothing(cluster: Cluster) -> None:
     with unchanged(cluster):
         cluster.play("initial_setup", *archiving(cluster, pg_primary_restart=True), "--check", "--diff")
     assert not archive(cluster).exists()
 
 
-def test_setup_with_consent_archives_and_changes_nothing_again(cluster: Cluster) -> None:
+def test_setup_with_consent_archives(cluster: Cluster) -> None:
     cluster.play("initial_setup", *archiving(cluster, pg_primary_restart=True))
     assert archive(cluster).stat().st_mode & 0o777 == 0o700
     for name in cluster.names:
         assert cluster.sql(name, "SHOW archive_mode") == "on", "the standby may be primary next"
     assert_archives(cluster, cluster.primary())
+    cluster.play("status")
+
+
+@pytest.mark.long
+def test_setup_again_changes_nothing(cluster: Cluster) -> None:
     again = cluster.play("initial_setup", *archiving(cluster))
     assert set(again.changed.values()) == {0}, again.output
-    cluster.play("status")
 
 
 def test_switchover_has_the_new_primary_archive_its_timeline(cluster: Cluster) -> None:

@@ -158,6 +158,7 @@ def test_status_after_all_of_it_is_healthy(cluster: Cluster) -> None:
     cluster.play("status", *LOGICAL)
 
 
+@pytest.mark.long
 def test_initial_setup_that_does_not_name_wal_level_keeps_logical(cluster: Cluster) -> None:
     """With less, a server that has logical slots would not start again."""
     with unchanged(cluster):

@@ -123,6 +123,7 @@ def test_heal_two_primaries_that_both_wrote_is_refused_with_both_sides_and_heals
     assert_same_rows(cluster)
 
 
+@pytest.mark.long
 def test_heal_told_to_keep_the_older_timeline_copies_the_newer_one_anew_and_keeps_its_directory(cluster: Cluster) -> None:
     old, new, third = split(cluster)
     write(cluster, old)
@@ -262,6 +263,7 @@ def test_heal_recreates_a_slot_whose_wal_is_lost(cluster: Cluster) -> None:
         shutil.rmtree(kept)
 
 
+@pytest.mark.long
 def test_heal_standby_that_streams_without_its_slot_uses_it_again(cluster: Cluster) -> None:
     primary, standby = cluster.primary(), cluster.standby()
     cluster.sql(standby, "ALTER SYSTEM RESET primary_slot_name")

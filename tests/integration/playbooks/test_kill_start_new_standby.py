@@ -80,7 +80,7 @@ def test_start_new_standby_killed_after_each_task_that_acts_ends_well(cluster: C
     assert_back(cluster, back, primary)
 
 
-@pytest.mark.parametrize("note", ["fenced", "rewind"])
+@pytest.mark.parametrize("note", [pytest.param("fenced", marks=pytest.mark.long), "rewind"])
 def test_start_new_standby_killed_inside_a_rewind_ends_well(cluster: Cluster, note: str) -> None:
     """All processes of the run die at once, pg_rewind too."""
     back, primary = diverge(cluster)
@@ -89,7 +89,7 @@ def test_start_new_standby_killed_inside_a_rewind_ends_well(cluster: Cluster, no
     assert_back(cluster, back, primary)
 
 
-@pytest.mark.parametrize("moment", ["copying", "swapped"])
+@pytest.mark.parametrize("moment", ["copying", pytest.param("swapped", marks=pytest.mark.long)])
 def test_start_new_standby_killed_inside_a_copy_ends_well(cluster: Cluster, moment: str) -> None:
     """The data directory is gone, so that only a copy helps."""
     cluster.play("start_new_standby")

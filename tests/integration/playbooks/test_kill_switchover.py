@@ -55,6 +55,7 @@ def test_switchover_killed_after_each_task_is_finished_by_the_next_run(cluster: 
     cluster.assert_replicating()
 
 
+@pytest.mark.long
 def test_switchover_to_a_node_killed_once_more_after_each_task_ends_there(cluster: Cluster) -> None:
     """Every run gets one task further than the one before it."""
     points = cluster.kill_points("switchover")
@@ -79,7 +80,7 @@ def moments(cluster: Cluster, source: str, target: str) -> dict[str, Callable[[]
     }
 
 
-@pytest.mark.parametrize("moment", ["armed", "stopped", "promoted", "started_again"])
+@pytest.mark.parametrize("moment", ["armed", "promoted", *(pytest.param(moment, marks=pytest.mark.long) for moment in ("stopped", "started_again"))])
 def test_switchover_killed_inside_its_module_is_finished_by_the_next_run(cluster: Cluster, moment: str) -> None:
     """All processes of the run die at once, the module's too, as when both machines' processes are killed."""
     source, target = roles(cluster)

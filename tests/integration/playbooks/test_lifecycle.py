@@ -108,9 +108,13 @@ def test_check_mode_of_generate_secrets_writes_no_file(watched: Watched, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_initial_setup_after_a_switchover_changes_nothing(watched: Watched, cluster: Cluster) -> None:
+def test_switchover_to_a_node_that_is_named_hands_over_to_it(watched: Watched, cluster: Cluster) -> None:
     watched.play("switchover", "-e", "pg_switchover_to=pgsql2")
     cluster.assert_replicating("pgsql2")
+
+
+@pytest.mark.long
+def test_initial_setup_after_a_switchover_changes_nothing(watched: Watched, cluster: Cluster) -> None:
     with unchanged(cluster):
         assert nothing_changed(watched.play("initial_setup"), cluster)
 

@@ -156,6 +156,7 @@ def test_restart_of_a_server_that_is_taken_over_is_refused(existing: Cluster) ->
     refused(existing, "initial_setup", "-e", "pg_standby_replace_data=true", said=said)
 
 
+@pytest.mark.long
 def test_check_mode_of_taking_a_server_over_changes_nothing(existing: Cluster) -> None:
     with unchanged(existing):
         existing.play("initial_setup", "--check", "--diff", "-e", "pg_standby_replace_data=true", "-e", "pg_primary_restart=true")

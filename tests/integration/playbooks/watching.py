@@ -19,7 +19,7 @@ import yaml
 
 from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, VENV_BIN, Cluster
 
-SAMPLE_SECONDS = 0.01
+SAMPLE_SECONDS = 0.02
 
 
 def vault_passwords(cluster: Cluster) -> list[str]:
@@ -61,7 +61,7 @@ def leaks(text: str, passwords: list[str]) -> list[str]:
 
 @contextmanager
 def sampled_command_lines(into: set[str]) -> Iterator[None]:
-    """Collect the command lines of all processes, some hundred times a second, while the block runs."""
+    """Collect the command lines of all processes, fifty times a second, while the block runs."""
     over = threading.Event()
 
     def sample() -> None:
