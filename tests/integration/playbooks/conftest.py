@@ -14,7 +14,6 @@ import pytest
 
 from tests.integration.playbooks.cluster import Cluster, make_cluster
 
-
 # The files that take longest, longest first: begun early, none of them runs alone at the end (with --no-loadscope-reorder).
 LONGEST_FILES = (
     "test_heal", "test_rotate_secrets", "test_lifecycle", "test_synchronous", "test_refusals", "test_kill_switchover", "test_three_clusters",
