@@ -586,12 +586,12 @@ class Server:
         return self.state("tls", "ca.crt")
 
     def peer_encryption(self) -> dict[str, str]:
-        """Return libpq's parameters that protect a connection to a peer; empty as long as its certificate could not be checked."""
-        if not self.peer_ssl_mode:
+        """Return libpq's parameters that protect a connection to a peer; empty as long as initial_setup.yml has made no certificates here."""
+        if not self.peer_ssl_mode or not self.ca_file.is_file():
             return {}
         if self.peer_ssl_mode != "verify-full":
             return {"sslmode": self.peer_ssl_mode}
-        return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)} if self.ca_file.is_file() else {}
+        return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)}
 
 
 def _lock(path: Path) -> Optional[int]:

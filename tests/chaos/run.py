@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     failed = [result for result in results if result.problems]
     skipped = [result for result in results if result.skipped]
     print(f"chaos: {len(results) - len(failed) - len(skipped)} passed, {len(failed)} failed, {len(skipped)} not played, SEED={seed}")
-    return 1 if failed else 0
+    return 1 if failed or skipped else 0
 
 
 if __name__ == "__main__":

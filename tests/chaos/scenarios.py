@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from benchmarks.cluster import run_command
 from tests.chaos.cluster import ChaosCluster, ChaosError, unreachable, wait_until
 from tests.chaos.stage import NOTHING, REPORTED, Scenario
 
@@ -157,6 +160,22 @@ def cut_off_and_fenced(cluster: ChaosCluster, _rng: random.Random) -> None:
     cluster.play("start_new_standby")
 
 
+@scenario("primary", may_lose=REPORTED)
+def frozen_fenced_and_thawed(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The primary hangs; `pg_fence_command` shuts its port of the switch, a standby takes over, and the old one thaws: nobody's writes reach it."""
+    primary = cluster.primary()
+    port = cluster.instance(primary).state().network["eth0"]["host_name"]
+    bridge = os.path.basename(os.readlink(f"/sys/class/net/{port}/master"))
+    with cluster.frozen(primary):
+        cluster.play("failover", "-e", json.dumps({"pg_fence_command": ["ip", "link", "set", port, "nomaster"]}))
+        cluster.wait_for_writes()
+    wait_until(lambda: cluster.in_recovery(primary) is False, f"{primary} to wake up")
+    cluster.wait_for_writes(seconds=3)
+    cluster.stop_server(primary)  # at its console
+    run_command(("ip", "link", "set", port, "master", bridge), timeout_seconds=15)
+    cluster.play("start_new_standby")
+
+
 @scenario("primary", may_lose=REPORTED, may_split=True)
 def frozen_and_thawed_unfenced(cluster: ChaosCluster, _rng: random.Random) -> None:
     """Somebody accepts a failover without a fence while the primary only hangs, and it thaws: two primaries, repaired, losses reported."""
@@ -282,7 +301,7 @@ def one_way_cut(cluster: ChaosCluster, rng: random.Random) -> None:
     """A standby hears the primary and is not heard; the role does not move there, and nothing is lost."""
     primary, standby = cluster.primary(), rng.choice(cluster.standbys())
     with cluster.cut(standby, peers=[primary], directions=["OUTPUT"]):
-        cluster.run("switchover", "-e", f"pg_switchover_to={standby}")
+        require(cluster.run("switchover", "-e", f"pg_switchover_to={standby}").status != 0, "A switchover succeeded to a standby that is not heard.")
         cluster.wait_for_writes()
     require(cluster.primary() == primary, "The role moved to a standby that the primary could not hear.")
 
@@ -323,8 +342,8 @@ def end_the_older(cluster: ChaosCluster, older: str, *arguments: str) -> None:
 
 def killed_then_repeated(cluster: ChaosCluster, rng: random.Random, name: str, *arguments: str, tasks: int) -> None:
     """Run a playbook three times, each killed a bit later than the one before, then to its end."""
-    for point in sorted(rng.sample(range(2, tasks), 3)):
-        cluster.run(name, *arguments, kill_after=point)
+    ends = [cluster.run(name, *arguments, kill_after=point).status for point in sorted(rng.sample(range(2, tasks), 3))]
+    require(-signal.SIGKILL in ends, f"No run of {name}.yml was killed, they ended with {ends}.")
     cluster.play(name, *arguments)
 
 
@@ -345,9 +364,12 @@ def failover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> Non
 def fail_over_killed(cluster: ChaosCluster, rng: random.Random, *arguments: str) -> None:
     """Kill the primary, and failover.yml up to three times; then bring everything back."""
     cluster.kill_server(cluster.primary())
+    ends: list[int] = []
     for point in sorted(rng.sample(range(2, 12), 3)):
-        if cluster.run("failover", *arguments, kill_after=point).status == 0:
+        ends.append(cluster.run("failover", *arguments, kill_after=point).status)
+        if ends[-1] == 0:
             break
+    require(-signal.SIGKILL in ends, f"No run of failover.yml was killed, they ended with {ends}.")
     if not cluster.primaries() or cluster.run("status", *arguments).status != 0:
         done = cluster.run("failover", *arguments)
         require(done.status == 0 or "is primary and answers" in done.text, f"failover.yml cannot be repeated:\n{done.output[-3000:]}")
@@ -365,7 +387,8 @@ def rejoin_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
 @scenario("during")
 def setup_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of initial_setup.yml on a cluster that runs; it is run again."""
-    cluster.run("initial_setup", kill_after=rng.randint(4, 40))
+    end = cluster.run("initial_setup", kill_after=rng.randint(4, 75)).status
+    require(end == -signal.SIGKILL, f"initial_setup.yml ended with {end} before it could be killed.")
     cluster.play("initial_setup")
 
 
@@ -378,7 +401,7 @@ def switchover_connection_cut(cluster: ChaosCluster, rng: random.Random) -> None
     wait_until(lambda: note.exists() or run.process.poll() is not None, "the hand-over to begin", pause_seconds=0.002)
     time.sleep(rng.uniform(0, 0.3))
     cluster.cut_connections(primary)
-    run.end(120)
+    require(run.end(120) != 0, "The switchover ended before its connection could be cut.")
     # What the connection's end left running on the host ends by itself.
     wait_until(lambda: bool(cluster.primaries()), "a primary")
     cluster.play("switchover", "-e", f"pg_switchover_to={target}")
@@ -398,6 +421,7 @@ def rewind_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
     status = run.end(120)
     require(status != 0 and note.exists(), f"The rewind ended before it could be killed ({status}).")
     require(cluster.in_recovery(primary) is None, f"{primary} runs although its rewind did not end.")
+    require(not cluster.try_start_server(primary) and cluster.in_recovery(primary) is None, f"{primary} was started although its rewind did not end.")
     done = cluster.play("start_new_standby")
     require("an earlier rewind did not finish" in done.text, f"The unfinished rewind was not noticed:\n{done.output[-3000:]}")
 
@@ -413,7 +437,7 @@ def clone_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     run = cluster.begin("start_new_standby")
     wait_until(lambda: (copy / "base").exists() or run.process.poll() is not None, "the copy to begin", pause_seconds=0.001)
     cluster.shell(standby, "pkill -KILL -x python3; pkill -KILL -x pg_basebackup; true")
-    run.end(120)
+    require(run.end(120) != 0, "The copy ended before it could be killed.")
     cluster.play("start_new_standby")
 
 

@@ -114,6 +114,27 @@ def test_lag_of_a_paused_replay_grows_in_bytes_and_seconds_and_goes() -> None:
     await_lag(lambda lag_bytes, lag_seconds: lag_bytes == 0 and lag_seconds == 0)
 
 
+def test_archiver_that_fails_is_seen_and_its_recovery_too() -> None:
+    sql(primary(), "ALTER SYSTEM SET archive_command = '/bin/false'")
+    try:
+        sql(primary(), "SELECT pg_reload_conf()")
+        await_archiver(1)
+    finally:
+        sql(primary(), "ALTER SYSTEM RESET archive_command")
+        sql(primary(), "SELECT pg_reload_conf()")
+    await_archiver(0)
+
+
+def await_archiver(failing: float) -> None:
+    """Have the primary close segments, which wakes its archiver, until Prometheus has of it what is wanted."""
+    deadline = time.monotonic() + 60
+    while by_node("pg_ops_archiver_failing").get(primary()) != failing:
+        assert time.monotonic() < deadline, query("pg_ops_archiver_failing")
+        sql(primary(), "SELECT pg_logical_emit_message(false, 'archive', 'test')")
+        sql(primary(), "SELECT pg_switch_wal()")
+        time.sleep(2)
+
+
 def await_lag(wanted: Any) -> None:
     """Wait until what Prometheus has of the standby's lag is as wanted."""
     deadline = time.monotonic() + 30

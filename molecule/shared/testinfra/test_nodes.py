@@ -55,6 +55,16 @@ def test_boot_guard_is_asked_before_each_start(host: Any, directory: str) -> Non
     assert done.rc == 0 and "may start" in done.stderr
 
 
+def test_settings_that_rewind_and_slots_need_hold(host: Any) -> None:
+    def shown(statement: str) -> str:
+        found: str = host.check_output("su postgres -c %s", f'psql -XAtc "{statement}"')
+        return found
+
+    assert shown("SHOW data_checksums") == shown("SHOW wal_log_hints") == "on"
+    assert shown("SHOW max_slot_wal_keep_size") == "10GB"
+    assert shown("SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolname IN ('replicator', 'rewinder')") == "t"
+
+
 def test_port_on_every_address_listens(host: Any) -> None:
     assert host.socket("tcp://0.0.0.0:5432").is_listening
 

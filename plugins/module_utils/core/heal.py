@@ -5,6 +5,8 @@
 
 Only a choice that loses no committed transaction is made here. The server that stays is on the newest timeline of the cluster, and no other
 one has committed anything since they parted. Everything else is a person's to decide (`pg_heal_keep`), who then sees both sides.
+What a server commits between the look and its fence ends the run; that server is down and fenced then, and whoever repeats the playbook has it
+come back as any fenced server does, with a report.
 """
 
 from __future__ import annotations

@@ -122,8 +122,9 @@ def test_connection_to_a_server_that_cannot_prove_its_name_is_refused(stopped_pa
     assert ("certificate verify failed" in message) if who == "authority" else ("192.0.2.1" in message or "does not match" in message)
 
 
-def test_before_the_certificates_are_made_connections_are_as_they_were(pair: Pair) -> None:
+@pytest.mark.parametrize("mode", ["verify-full", "require"])
+def test_before_the_certificates_are_made_connections_are_as_they_were(pair: Pair, mode: str) -> None:
     """A failover must not fail because pg_tls was set and initial_setup.yml has not run since."""
-    standby = replace(pair.standby, extra=VERIFY)
+    standby = replace(pair.standby, extra={"peer_ssl_mode": mode})
     assert not Path(standby.state, "tls").exists()
     assert not settle(Pair(pair.primary, standby, pair.spare)).changed

@@ -132,10 +132,13 @@ def test_setup_with_archiving_off_refuses_to_leave_the_server_without_a_command(
 
 
 def test_setup_with_archiving_off_and_consent_ends_it_and_keeps_the_archive(cluster: Cluster) -> None:
+    """The boot guard is switched off in the same run."""
+    unwanted = {"pg_archive": False, "pg_primary_restart": True, "pg_boot_guard": False}
     kept = sorted(path.name for path in archive(cluster).iterdir())
-    cluster.play("initial_setup", "-e", json.dumps({"pg_archive": False, "pg_primary_restart": True}))
+    cluster.play("initial_setup", "-e", json.dumps(unwanted))
     for name in cluster.names:
         assert cluster.sql(name, "SELECT setting FROM pg_settings WHERE name IN ('archive_mode', 'archive_command') ORDER BY 1") in ("(disabled)\noff", "\noff")
+        assert not (cluster.own_state(name) / "boot_guard").exists()
     assert sorted(path.name for path in archive(cluster).iterdir()) >= kept
-    again = cluster.play("initial_setup")
+    again = cluster.play("initial_setup", "-e", json.dumps(unwanted))
     assert set(again.changed.values()) == {0}, again.output

@@ -245,8 +245,17 @@ def test_installed_collection_runs_by_its_full_name(cluster: Cluster, tmp_path: 
     """Built and installed as a user would, away from the checkout and its ansible.cfg."""
     environment = install_collection(cluster, tmp_path)
     inventory = ["-i", str(CHECKOUT / "inventories" / "local"), "--vault-id", VAULT_SCRIPT]
-    for name in ("pg_ops.replication.status", "pg_ops.replication.verify"):
-        argv = ["ansible-playbook", name, *inventory]
+
+    def play(name: str) -> None:
+        argv = ["ansible-playbook", f"pg_ops.replication.{name}", *inventory]
         done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "WARNING" not in done.stdout + done.stderr
+
+    play("verify")
+    old = cluster.primary()
+    cluster.crash(old)
+    play("failover")
+    assert cluster.primary() != old
+    play("start_new_standby")
+    play("status")

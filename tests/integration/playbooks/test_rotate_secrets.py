@@ -20,7 +20,11 @@ import pytest
 from cryptography import x509
 
 from tests.integration.playbooks.cluster import CHECKOUT, Cluster, Done, unchanged, wait_for, writing
+from tests.integration.playbooks.watching import leaks
 
+# Each has a last word that stands nowhere else: it is looked for in what is printed.
+PASSPHRASE = "nobody's business"
+FIRST = "first 'new\\ \"one\" é tail-7f"
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
@@ -40,15 +44,17 @@ def secrets(cluster: Cluster, **more: object) -> tuple[str, str]:
     """Return the arguments that encrypt the cluster, as if the vault had these values; a command line would be everybody's to read."""
     path = cluster.state / "secrets.json"
     path.touch(mode=0o600)
-    authority = {"pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": "nobody's business"}
+    authority = {"pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": PASSPHRASE}
     path.write_text(json.dumps({"pg_tls": "verify-full", "pg_tls_packages": [], **authority, **more}), encoding="utf-8")
     return "-e", f"@{path}"
 
 
 def rotate(cluster: Cluster, password: str, *, kill_after: int = 0) -> Done:
     """Run rotate_secrets.yml as if the vault had these passwords."""
-    passwords = {"pg_replication_password": password, "pg_rewind_password": password + " of rewind"}
-    return cluster.run("rotate_secrets", *secrets(cluster, **passwords), kill_after=kill_after)
+    passwords = {"pg_replication_password": password, "pg_rewind_password": password + "-of-rewind"}
+    done = cluster.run("rotate_secrets", "-vvv", *secrets(cluster, **passwords), kill_after=kill_after)
+    assert leaks(done.output, [password, passwords["pg_rewind_password"], PASSPHRASE]) == []
+    return done
 
 
 def logs_in(cluster: Cluster, name: str, password: str) -> bool:
@@ -106,11 +112,12 @@ def test_a_certificate_that_is_good_for_long_enough_stays(cluster: Cluster) -> N
 
 def test_new_passwords_and_certificates_replace_the_old_ones_and_nothing_stops(cluster: Cluster) -> None:
     before, rows = serials(cluster), len(cluster.acknowledged_rows())
-    done = rotate(cluster, "first 'new\\ \"one\" é")
+    with unchanged(cluster):
+        cluster.play("rotate_secrets", "--check", "--diff", *secrets(cluster, pg_replication_password="another one", pg_rewind_password="another, too"))
+    done = rotate(cluster, FIRST)
     assert done.returncode == 0, done.output
     assert "proven" in done.text
-    assert "first 'new" not in done.output
-    assert logs_in(cluster, "pgsql1", "first 'new\\ \"one\" é")
+    assert logs_in(cluster, "pgsql1", FIRST)
     assert not logs_in(cluster, "pgsql1", "first")
     after = serials(cluster)
     assert all(after[name] != before[name] for name in cluster.names)
@@ -123,7 +130,7 @@ def test_new_passwords_and_certificates_replace_the_old_ones_and_nothing_stops(c
 
 def test_a_certificate_that_ends_soon_is_renewed_and_nothing_is_interrupted(cluster: Cluster) -> None:
     before, connections = serials(cluster), senders(cluster)
-    passwords = {"pg_replication_password": "first 'new\\ \"one\" é", "pg_rewind_password": "first 'new\\ \"one\" é of rewind"}
+    passwords = {"pg_replication_password": FIRST, "pg_rewind_password": FIRST + "-of-rewind"}
     cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls_renew_days=398))  # it is good for 397
     after = serials(cluster)
     assert all(after[name] != before[name] for name in cluster.names)
@@ -139,7 +146,7 @@ def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
     if not (cluster.state / "authority" / "ca.crt").exists():  # this test alone was asked for
         cluster.play("initial_setup", *secrets(cluster))
     for number in range(every // 2, 200, every):
-        password = f"secret number {number} of every {every}"
+        password = f"secret number-{number}-of-every-{every}"
         killed = rotate(cluster, password, kill_after=number)
         if killed.returncode != -signal.SIGKILL:
             assert killed.returncode == 0, killed.output
@@ -156,7 +163,7 @@ def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
 def test_a_server_that_is_down_is_brought_back_first(cluster: Cluster) -> None:
     cluster.pg_ctl("pgsql2", "stop", "-m", "fast")
     before = cluster.snapshot()
-    refused = rotate(cluster, "too early")
+    refused = rotate(cluster, "too soon-7f")
     assert refused.returncode != 0
     assert "pgsql2 stopped" in refused.text and "start_new_standby.yml" in refused.text
     assert cluster.snapshot() == before

@@ -15,8 +15,12 @@ from tests.integration.playbooks.cluster import Cluster, wait_for, writing
 NAMES = ("pgsql1", "pgsql2", "pgsql3")
 
 
+# Roles may be named as PostgreSQL allows it, too.
+ROLES = {"pg_replication_user": "strea mer's \"ü\" %s", "pg_rewind_user": "Re:wind\\er"}
+
+
 def variables(**more: Any) -> dict[str, dict[str, Any]]:
-    return {name: {"pg_synchronous_mode": "any", "pg_start_timeout_seconds": 20, **more} for name in NAMES}
+    return {name: {"pg_synchronous_mode": "any", "pg_start_timeout_seconds": 20, **ROLES, **more} for name in NAMES}
 
 
 @pytest.fixture(scope="module")
