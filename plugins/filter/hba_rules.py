@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
@@ -20,7 +19,7 @@ author: pg_ops.replication contributors (@pg-ops)
 positional: addresses, contype
 options:
   _input:
-    description: The rules without address, dictionaries with C(databases), C(users), which is one role's name as it is, and C(method).
+    description: The rules without address, dictionaries with C(databases), C(users) and C(method).
     type: list
     elements: dict
     required: true
@@ -58,16 +57,9 @@ def address_of(host: str) -> str:
         return host
 
 
-def quoted(role: str) -> str:
-    """Return a role's name as pg_hba.conf wants it: quoted where it is no plain word, so that it is one name and no keyword."""
-    return role if re.fullmatch(r"[a-z_][a-z0-9_]*", role) and role != "all" else '"{0}"'.format(role.replace('"', '""'))
-
-
 def hba_rules(rules: Iterable[Mapping[str, Any]], addresses: Iterable[str], contype: str = "host") -> list[dict[str, Any]]:
     """Return each rule for each address, those of one address together."""
-    return [
-        {**rule, "users": quoted(str(rule["users"])), "contype": contype, "address": address_of(str(address))} for address in addresses for rule in rules
-    ]
+    return [{**rule, "contype": contype, "address": address_of(str(address))} for address in addresses for rule in rules]
 
 
 class FilterModule:

@@ -93,6 +93,10 @@ def test_missing_secret_is_refused(nothing: Cluster) -> None:
     refused(nothing, "initial_setup", "-e", "pg_rewind_password=", said=("pgsql1", "pg_rewind_password must be set", "vault"))
 
 
+def test_role_whose_name_cannot_be_written_is_refused(nothing: Cluster) -> None:
+    refused(nothing, "initial_setup", "-e", "pg_rewind_user='a,b'", said=("pgsql1", "must not hold spaces, commas"))
+
+
 @pytest.mark.parametrize("name", ["pgsql1", "pgsql2"])
 def test_port_that_another_program_has_is_refused(nothing: Cluster, name: str) -> None:
     port = nothing.local.nodes[name].port

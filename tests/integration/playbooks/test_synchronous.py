@@ -15,8 +15,8 @@ from tests.integration.playbooks.cluster import Cluster, wait_for, writing
 NAMES = ("pgsql1", "pgsql2", "pgsql3")
 
 
-# Roles may be named as PostgreSQL allows it, too.
-ROLES = {"pg_replication_user": "strea mer's \"ü\" %s", "pg_rewind_user": "Re:wind\\er"}
+# With what a role's name may hold that community.postgresql can write.
+ROLES = {"pg_replication_user": "strea:mer's_ü", "pg_rewind_user": "Re:wind\\er"}
 
 
 def variables(**more: Any) -> dict[str, dict[str, Any]]:

@@ -25,13 +25,5 @@ def test_hba_rules_admits_each_role_from_each_address() -> None:
     assert roles[0] == {"databases": "replication", "users": "a"}
 
 
-@pytest.mark.parametrize(
-    ("role", "expected"),
-    [("replicator", "replicator"), ("Mine", '"Mine"'), ("a b", '"a b"'), ("a,b", '"a,b"'), ('a "b"', '"a ""b"""'), ("+group", '"+group"'), ("all", '"all"')],
-)
-def test_hba_rules_quotes_a_role_that_is_no_plain_word(role: str, expected: str) -> None:
-    assert [rule["users"] for rule in hba_rules([{"users": role}], ["db2"])] == [expected]
-
-
 def test_hba_rules_without_addresses_are_none() -> None:
     assert hba_rules([{"users": "a"}], []) == []
