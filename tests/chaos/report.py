@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,12 +34,14 @@ scenario begins with a healthy cluster, breaks it, and ends with what an operato
 What can be lost:
 
 - **Planned switchovers: nothing**, also when they are killed in the middle, cut off, or the candidate dies.
-- **Failovers with `pg_synchronous_mode`: nothing that was acknowledged**, also where the primary is cut off and goes on alone.
+- **Failovers with `pg_synchronous_mode`: nothing that was acknowledged**, also where the primary is cut off and goes on alone. That is without
+  `pg_synchronous_degrade=async`, and for sessions that leave `synchronous_commit` alone: docs/synchronous.md.
 - **Asynchronous failovers: commits that no standby had yet.** `failover.yml` says how many bytes of WAL at most; `start_new_standby.yml` lists the
   transactions. The checker compares: a missing row that is in no such list fails the scenario, and so does a listed one that is there.
+  A kill or a cut that came too late to hit its playbook fails the scenario, too.
 - **Failovers that somebody lets happen unfenced (`pg_failover_unfenced=accept`) while the old primary still runs: all that it accepts until it is
   stopped.** A frozen machine accepts writes again the moment it thaws; nothing on it can know better. `pg_fence_command` switches such a
-  machine off before anybody is promoted. What was lost is listed all the same.
+  machine off, or shuts its port of the network, before anybody is promoted. What was lost is listed all the same.
 
 A round is repeated with `make chaos SEED=… ROUNDS=1`, as root. The same seed plays the same scenarios in the same order with the same choices; where in a
 commit the fault strikes is chance.
@@ -49,9 +52,17 @@ def surroundings(versions: Mapping[str, str]) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "commit": commit(),
         "cores": os.cpu_count(),
         "versions": {**versions, "ansible_core": metadata.version("ansible-core"), "kernel": platform.release(), "python": platform.python_version()},
     }
+
+
+def commit() -> str:
+    """Return the commit that is played, with a word when files differ from it; empty where there is no git."""
+    argv = ("git", "-c", "safe.directory=*", "describe", "--always", "--dirty= with changes", "--abbrev=12")
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def kept() -> list[dict[str, Any]]:
@@ -101,7 +112,8 @@ def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
 def document(content: Mapping[str, Any]) -> str:
     """Return the whole text."""
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    played = f"Measured {content['date']} on {content['cores']} cores: {versions}." if content["results"] else "No round has been played yet."
+    at = f", commit {content['commit']}" if content.get("commit") else ""
+    played = f"Measured {content['date']} on {content['cores']} cores{at}: {versions}." if content["results"] else "No round has been played yet."
     if content.get("kept"):
         played += " That is the last round; those before it were kept from earlier runs."
     lines = [HEAD, played, "", *scenario_table()]
