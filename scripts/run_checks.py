@@ -212,7 +212,7 @@ def telling_part(output: str) -> str:
         return output
     first = next((number for number, line in enumerate(lines) if line.startswith(("fatal: ", "failed: "))), None)
     around = [] if first is None else ["[...]", *lines[max(0, first - 20) : first + TELLING_LINES - 20]]
-    return "\n".join([*around, "[...]", *lines[-TELLING_LINES:]])
+    return "\n".join([*around, "[...]", *lines[-(TELLING_LINES if first is None else 20) :]])
 
 
 def report(outcome: Outcome) -> None:
