@@ -151,15 +151,16 @@ def environment(step: Step) -> dict[str, str]:
     return {**present, **dict(step.environment)}
 
 
-# Under load LXD 5.0 sometimes loses what a program in a container has printed, and Ansible then does not find its own directory there. Nothing
-# of the project's is wrong; a person types the command again. So do we, once, and say so.
-LOST_OUTPUT = "failed to resolve remote temporary directory"
+# Under load LXD 5.0 sometimes loses what a program in a container has printed, and Ansible then does not find its own directory there, or what a
+# module has answered. Nothing of the project's is wrong; a person types the command again. So do we, once, and say so: what is wrong fails again.
+LOST_OUTPUT = ("failed to resolve remote temporary directory", "No start of json char found")
 
 
 def run_in_containers(step: Step) -> Outcome:
     """Run a step in containers; again when LXD lost a program's output."""
     outcome = run_step(step)
-    if outcome.returncode == 0 or LOST_OUTPUT not in " ".join(outcome.output.split()):
+    text = " ".join(outcome.output.split())
+    if outcome.returncode == 0 or not any(words in text for words in LOST_OUTPUT):
         return outcome
     print(f"again: {step.name}, because LXD lost a program's output", flush=True)
     return run_step(step)
