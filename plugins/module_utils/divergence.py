@@ -10,6 +10,7 @@ counts as unknown, never as nothing.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
-from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import behind_record, is_end_of_wal, segment_positions
 
 SHOWN_XIDS = 10
 # Names are looked up for these many files at most, the first that were touched.
@@ -31,6 +32,7 @@ NAMED_FILES = 2000
 # A report lists these many at most, and says how many there are.
 LISTED_TRANSACTIONS = 100_000
 FLUSH_SECONDS = 1.0
+_LENGTH = re.compile(r"^rmgr: .* len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+/[0-9A-F]+),")
 TOO_LATE = "its WAL could not be read in time"
 
 
@@ -123,8 +125,31 @@ def _ends_at(segments: set[int], lsn: int, segment_bytes: int) -> bool:
     return lsn % segment_bytes == 0 and max(segments, default=0) == lsn - segment_bytes
 
 
-def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
-    """Add the commits of one span; a dump that fails or does not end in time leaves a problem."""
+class _Lines:
+    """The lines of a dump as they pass; knows behind them where the last record began and how long it was."""
+
+    def __init__(self, lines: Iterable[str], start: int) -> None:
+        self._lines = lines
+        self._start = start
+        self._last = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            if line.startswith("rmgr: "):
+                self._last = line
+            yield line
+
+    def behind(self, segment_bytes: int) -> int:
+        """Return where the next record would begin; where the dump was to start when it had none."""
+        found = _LENGTH.match(self._last)
+        return behind_record(parse_lsn(found.group(2)), int(found.group(1)), segment_bytes) if found else self._start
+
+
+def _dump(server: Server, here: _Here, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
+    """Add the commits of one span; a dump that fails or does not end in time leaves a problem.
+
+    Without an end pg_waldump fails where the WAL ends, and elsewhere too: it counts only where no page of WAL follows.
+    """
     timeline, start, end = span
     if time.monotonic() >= deadline:
         findings.problem = TOO_LATE
@@ -135,15 +160,19 @@ def _dump(server: Server, span: tuple[int, int, int], findings: Findings, deadli
         alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
         alarm.start()
         try:
-            for commit in commits(process.stdout or ()):
+            lines = _Lines(process.stdout or (), start)
+            for commit in commits(lines):
                 findings.add(commit)
+            complaint = (process.stderr.read() if process.stderr else "").strip()
             returncode = process.wait()
         finally:
             alarm.cancel()
     if returncode < 0:
         findings.problem = TOO_LATE
-    elif returncode and end:  # without an end pg_waldump fails where the WAL ends; that is the end we look for
-        findings.problem = "its WAL from {0} on cannot be read".format(format_lsn(start))
+        return
+    behind = lines.behind(here.segment_bytes)
+    if returncode and (end or not is_end_of_wal(server.data("pg_wal"), behind, here.segment_bytes)):
+        findings.problem = "its WAL from {0} on cannot be read: {1}".format(format_lsn(behind), " ".join(complaint.split()) or "no reason given")
 
 
 @dataclass
@@ -178,7 +207,7 @@ def _look(server: Server, here: _Here, lsn: str, deadline: float, findings: Find
         if span[1] - span[1] % here.segment_bytes not in segments:
             findings.problem = "its WAL from {0} on is gone".format(format_lsn(span[1]))
             break
-        _dump(server, span, findings, deadline)
+        _dump(server, here, span, findings, deadline)
         if findings.problem:
             break
     return findings

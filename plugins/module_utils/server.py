@@ -199,11 +199,14 @@ class Server:
 
     @contextlib.contextmanager
     def reading(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-        """Start a program as the server's account and hand its output on line by line; it is dead when the block ends."""
+        """Start a program as the server's account and hand its output on line by line; it is dead when the block ends.
+
+        Its complaints are a pipe too, for a program that has few: whoever reads its output to the end may read them then.
+        """
         account = self.account()
         env = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "HOME": account.pw_dir if account else "/"}
         process = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", cwd="/",
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", cwd="/",
             env=env, **self._switch(),
         )
         try:

@@ -10,9 +10,10 @@ import struct
 from pathlib import Path
 from typing import Optional
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 
 PAGE_BYTES = 8192
+SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 24, 40  # of a page, and of a segment's first one
 # XLogPageHeaderData (access/xlog_internal.h): uint16 magic, uint16 info, uint32 timeline, uint64 page address.
 PAGE_HEADER = struct.Struct("<HHIQ")
 SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
@@ -57,6 +58,38 @@ def _valid_pages(path: Path, start: int, first_page: int) -> int:
                 return count
             count += 1
             offset += PAGE_BYTES
+
+
+def behind_record(lsn: int, total_bytes: int, segment_bytes: int) -> int:
+    """Return where the record behind one begins that starts at `lsn` and has `total_bytes`; page headers lie between its parts."""
+    while True:
+        room = PAGE_BYTES - lsn % PAGE_BYTES
+        if total_bytes < room:
+            lsn += total_bytes
+            lsn += -lsn % 8  # records are aligned
+            if lsn % PAGE_BYTES:
+                return lsn
+            total_bytes, room = 0, 0
+        lsn += room
+        total_bytes -= room
+        lsn += LONG_HEADER_BYTES if lsn % segment_bytes == 0 else SHORT_HEADER_BYTES
+        if total_bytes <= 0:
+            return lsn
+
+
+def is_end_of_wal(directory: Path, lsn: int, segment_bytes: int) -> bool:
+    """Whether WAL ends at `lsn`, behind the last record that could be read: nothing follows, or one record that was not written to its end."""
+    bound = parse_lsn(wal_end(directory, lsn, segment_bytes) or "0/0")
+    if bound <= lsn + PAGE_BYTES - lsn % PAGE_BYTES:
+        return True
+    paths = segment_positions(directory, segment_bytes).get(lsn - lsn % segment_bytes, [])
+    for path in paths[:1]:
+        with path.open("rb") as stream:
+            stream.seek(lsn % segment_bytes)
+            field = stream.read(4)
+        claimed = int.from_bytes(field, "little")  # XLogRecord.xl_tot_len
+        return claimed > 0 and behind_record(lsn, claimed, segment_bytes) > bound
+    return False
 
 
 def wal_end(directory: Path, start_lsn: int, segment_bytes: int) -> Optional[str]:

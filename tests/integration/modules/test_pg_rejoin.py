@@ -195,6 +195,32 @@ def test_rejoin_whose_own_wal_is_gone_says_so_and_keeps_the_old_data(pair: Pair)
     assert_follows(pair.primary, pair.standby)
 
 
+@pytest.mark.parametrize("where", ["the fork", "behind a record"])
+def test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end(pair: Pair, where: str) -> None:
+    """Page addresses say that WAL goes on behind a record that is damaged."""
+    pair.level()
+    pair.standby.stop()
+    place = "SELECT file_name || ' ' || file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())"
+    places = {"the fork": pair.primary.sql(place)}
+    pair.primary.write_row(300)
+    places["behind a record"] = pair.primary.sql(place)
+    for number in range(301, 500):
+        pair.primary.write_row(number)
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    name, offset = places[where].split()
+    with (pair.primary.data / "pg_wal" / name).open("r+b") as stream:
+        stream.seek(int(offset))
+        stream.write(b"\0" * 24)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "reclone"
+    assert "cannot be read" in answer["report_problem"]
+    assert answer["lost_transactions"] == (0 if where == "the fork" else 1)
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.primary, pair.standby)
+
+
 def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:
     pair.level()
     pair.standby.stop()
