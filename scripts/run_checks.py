@@ -156,11 +156,16 @@ def environment(step: Step) -> dict[str, str]:
 LOST_OUTPUT = ("failed to resolve remote temporary directory", "No start of json char found")
 
 
+def lost_output(text: str) -> bool:
+    """Whether a playbook's output says that LXD lost what a program had printed."""
+    joined = " ".join(text.split())
+    return any(words in joined for words in LOST_OUTPUT)
+
+
 def run_in_containers(step: Step) -> Outcome:
     """Run a step in containers; again when LXD lost a program's output."""
     outcome = run_step(step)
-    text = " ".join(outcome.output.split())
-    if outcome.returncode == 0 or not any(words in text for words in LOST_OUTPUT):
+    if outcome.returncode == 0 or not lost_output(outcome.output):
         return outcome
     print(f"again: {step.name}, because LXD lost a program's output", flush=True)
     return run_step(step)

@@ -76,7 +76,7 @@ options:
     description:
       - libpq's C(sslmode) for connections to peers. Empty leaves it to libpq, which encrypts where the peer can.
       - With V(verify-full) the peer's certificate is checked against C(tls/ca.crt) in the state directory. As long as that file is not
-        there, because the certificates have not been made, connections are as with an empty text.
+        there, because the certificates have not been made, connections are as with an empty text, with V(require) too.
     type: str
     choices: ["", require, verify-full]
     default: ""

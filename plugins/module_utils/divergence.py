@@ -171,7 +171,7 @@ def _dump(server: Server, here: _Here, span: tuple[int, int, int], findings: Fin
         findings.problem = TOO_LATE
         return
     behind = lines.behind(here.segment_bytes)
-    if returncode and (end or not is_end_of_wal(server.data("pg_wal"), behind, here.segment_bytes)):
+    if returncode and (end or not is_end_of_wal(server.data("pg_wal"), timeline, behind, here.segment_bytes)):
         findings.problem = "its WAL from {0} on cannot be read: {1}".format(format_lsn(behind), " ".join(complaint.split()) or "no reason given")
 
 

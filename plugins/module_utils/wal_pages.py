@@ -16,6 +16,8 @@ PAGE_BYTES = 8192
 SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 24, 40  # of a page, and of a segment's first one
 # XLogPageHeaderData (access/xlog_internal.h): uint16 magic, uint16 info, uint32 timeline, uint64 page address.
 PAGE_HEADER = struct.Struct("<HHIQ")
+# XLogRecord (access/xlogrecord.h) begins with: uint32 total length, uint32 transaction id, uint64 LSN of the record before it.
+RECORD_HEADER = struct.Struct("<IIQ")
 SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
 
 
@@ -62,39 +64,42 @@ def _valid_pages(path: Path, start: int, first_page: int) -> int:
 
 def behind_record(lsn: int, total_bytes: int, segment_bytes: int) -> int:
     """Return where the record behind one begins that starts at `lsn` and has `total_bytes`; page headers lie between its parts."""
+    rest = total_bytes + -total_bytes % 8  # records are aligned
     while True:
-        room = PAGE_BYTES - lsn % PAGE_BYTES
-        if total_bytes < room:
-            lsn += total_bytes
-            lsn += -lsn % 8  # records are aligned
-            if lsn % PAGE_BYTES:
-                return lsn
-            total_bytes, room = 0, 0
-        lsn += room
-        total_bytes -= room
-        lsn += LONG_HEADER_BYTES if lsn % segment_bytes == 0 else SHORT_HEADER_BYTES
-        if total_bytes <= 0:
+        if lsn % PAGE_BYTES == 0:
+            lsn += LONG_HEADER_BYTES if lsn % segment_bytes == 0 else SHORT_HEADER_BYTES
+        here = min(rest, PAGE_BYTES - lsn % PAGE_BYTES)
+        lsn, rest = lsn + here, rest - here
+        if not rest and lsn % PAGE_BYTES:
             return lsn
 
 
-def is_end_of_wal(directory: Path, lsn: int, segment_bytes: int) -> bool:
-    """Whether WAL ends at `lsn`, behind the last record that could be read: nothing follows, or one record that was not written to its end."""
-    bound = parse_lsn(wal_end(directory, lsn, segment_bytes) or "0/0")
+def is_end_of_wal(directory: Path, timeline: int, lsn: int, segment_bytes: int) -> bool:
+    """Whether a timeline's WAL ends at `lsn`, behind the last record that could be read: nothing follows, or one record that was not completed."""
+    bound = parse_lsn(wal_end(directory, lsn, segment_bytes, timeline=timeline) or "0/0")
     if bound <= lsn + PAGE_BYTES - lsn % PAGE_BYTES:
         return True
-    paths = segment_positions(directory, segment_bytes).get(lsn - lsn % segment_bytes, [])
-    for path in paths[:1]:
-        with path.open("rb") as stream:
-            stream.seek(lsn % segment_bytes)
-            field = stream.read(4)
-        claimed = int.from_bytes(field, "little")  # XLogRecord.xl_tot_len
-        return claimed > 0 and behind_record(lsn, claimed, segment_bytes) > bound
-    return False
+    lsn = behind_record(lsn, 0, segment_bytes)  # never in a page's header
+    (path,) = _of_timeline(segment_positions(directory, segment_bytes), timeline)[lsn - lsn % segment_bytes]
+    with path.open("rb") as stream:
+        stream.seek(lsn % segment_bytes)
+        claimed, _xid, previous = RECORD_HEADER.unpack(stream.read(RECORD_HEADER.size))
+    # What lies over two pages cannot be looked at like this, and anything else than a record's begin is damage.
+    is_record = 0 < previous < lsn and PAGE_BYTES - lsn % PAGE_BYTES >= RECORD_HEADER.size
+    return is_record and claimed > 0 and behind_record(lsn, claimed, segment_bytes) > bound
 
 
-def wal_end(directory: Path, start_lsn: int, segment_bytes: int) -> Optional[str]:
-    """Return an upper bound, to the page, of where valid WAL from `start_lsn` on ends; None when that WAL is not there."""
+def _of_timeline(segments: dict[int, list[Path]], timeline: int) -> dict[int, list[Path]]:
+    name = "{0:08X}".format(timeline)
+    kept = {position: [path for path in paths if path.name.startswith(name)] for position, paths in segments.items()}
+    return {position: paths for position, paths in kept.items() if paths}
+
+
+def wal_end(directory: Path, start_lsn: int, segment_bytes: int, *, timeline: int = 0) -> Optional[str]:
+    """Return an upper bound, to the page, of where valid WAL from `start_lsn` on ends, on any timeline or one; None when that WAL is not there."""
     segments = segment_positions(directory, segment_bytes)
+    if timeline:
+        segments = _of_timeline(segments, timeline)
     position = start_lsn - start_lsn % segment_bytes
     page = (start_lsn - position) // PAGE_BYTES
     end = None

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import behind_record
 from real_servers import Node, Pair, digest
 
 
@@ -203,3 +206,17 @@ def test_divergence_in_check_mode_answers_the_same(pair: Pair) -> None:
     pair.primary.write_row(100)
     answer = pair.primary.call("pg_divergence", check_mode=True, since=[{"other": "beta", "lsn": fork}])
     assert not answer.changed and answer["sides"][0]["transactions"] == 1
+
+
+def test_records_end_where_pg_waldump_has_the_next_one(pair: Pair) -> None:
+    """Over pages, and over the end of a segment."""
+    size = int(pair.primary.control("Bytes per WAL segment"))
+    start = pair.primary.sql("SELECT pg_current_wal_insert_lsn()::text")
+    pair.primary.sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', %s))", size + size // 2)
+    for number in range(50):
+        pair.primary.write_row(number)
+    dump = pair.primary.program("pg_waldump", "-p", str(pair.primary.data / "pg_wal"), "-t", "1", "-s", start, check=False)
+    records = [(parse_lsn(lsn), int(total)) for total, lsn in re.findall(r"len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+/[0-9A-F]+),", dump)]
+    ends = [behind_record(lsn, total, size) for lsn, total in records]
+    assert len(records) > 50 and records[-1][0] // size > parse_lsn(start) // size
+    assert ends[:-1] == [lsn for lsn, _total in records[1:]]

@@ -221,6 +221,56 @@ def test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end(pair: Pair, whe
     assert_follows(pair.primary, pair.standby)
 
 
+def test_rejoin_wal_that_ends_in_an_unfinished_record_is_all_that_there_is(pair: Pair) -> None:
+    """A record of many pages was under way when the power went."""
+    pair.level()
+    pair.primary.sql("SELECT pg_switch_wal()")
+    pair.level()
+    pair.standby.stop()
+    lost = pair.primary.write_row(300)
+    name, offset = pair.primary.sql("SELECT file_name || ' ' || file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())").split()
+    pair.primary.sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 100000))")
+    pair.primary.write_row(301)  # has it flushed
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    path = pair.primary.data / "pg_wal" / name
+    kept = (int(offset) // 8192 + 4) * 8192
+    with path.open("r+b") as stream:
+        stream.seek(kept)
+        stream.write(b"\0" * (path.stat().st_size - kept))
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind", answer.text
+    assert answer["report_problem"] == ""
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == [lost]
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_standby_whose_wal_behind_the_fork_cannot_be_read_is_not_just_started(pair: Pair) -> None:
+    """What it received and did not replay is damaged where the new primary parted from it: nobody knows what it held."""
+    make_standby(pair.spare, pair.primary)
+    pair.level()
+    pair.spare.sql("SELECT pg_wal_replay_pause()")
+    pair.standby.stop()
+    name, offset = pair.primary.sql("SELECT file_name || ' ' || file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())").split()
+    for number in range(400, 600):
+        pair.primary.write_row(number)
+    end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
+    wait_for(lambda: pair.spare.sql("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", end), "the third server's WAL")
+    pair.primary.crash()
+    pair.spare.stop()
+    pair.standby.start()
+    promote(pair.standby, pair.primary, pair.spare)
+    with (pair.spare.data / "pg_wal" / name).open("r+b") as stream:
+        stream.seek(int(offset))
+        stream.write(b"\0" * 24)
+    answer = rejoin(pair.spare, pair.standby)
+    assert answer.changed and answer["action"] == "reclone", answer.text
+    assert "cannot be read" in answer["report_problem"]
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.spare, pair.standby)
+
+
 def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:
     pair.level()
     pair.standby.stop()
