@@ -43,7 +43,8 @@ def step(title: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def environment() -> dict[str, str]:
     """Return the environment of the playbooks: .venv first, the vault password, a UTF-8 locale (Ansible refuses others)."""
-    present = dict(os.environ)
+    # With PYTHONUNBUFFERED Python reads the program that Ansible pipes to it byte by byte: a fifth of a playbook's time.
+    present = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     locale = present.get("LC_ALL") or present.get("LC_CTYPE") or present.get("LANG", "")
     if "utf" not in locale.lower():
         present["LC_ALL"] = "C.UTF-8"

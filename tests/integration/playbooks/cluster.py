@@ -78,7 +78,8 @@ class Cluster:
         return replace(self, only=names)
 
     def environ(self, **more: str) -> dict[str, str]:
-        present = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PG"))}
+        # PYTHONUNBUFFERED: with it a local host's Python reads the program that Ansible pipes to it byte by byte.
+        present = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PG", "PYTHONUNBUFFERED"))}
         present.update(
             PATH=f"{VENV_BIN}{os.pathsep}{present['PATH']}",
             LC_ALL="C.UTF-8",
