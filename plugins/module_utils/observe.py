@@ -61,7 +61,8 @@ SELECT pg_last_wal_receive_lsn()::text AS receive_lsn, pg_last_wal_replay_lsn():
 """
 RECEIVER = """
 SELECT status, coalesce(sender_host, '') AS sender_host, coalesce(sender_port, 0) AS sender_port,
-       coalesce(slot_name, '') AS slot_name, coalesce(received_tli, 0) AS received_timeline FROM pg_stat_wal_receiver
+       coalesce(slot_name, '') AS slot_name, coalesce(received_tli, 0) AS received_timeline,
+       extract(epoch FROM clock_timestamp() - last_msg_receipt_time)::float AS silent_seconds FROM pg_stat_wal_receiver
 """
 SENDERS = """
 SELECT application_name, coalesce(client_addr::text, '') AS client_address, state, coalesce(sync_state, '') AS sync_state,

@@ -26,6 +26,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin imp
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import ASYNCHRONOUS, SynchronousSet
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
+    out_of_sight,
     problems,
     same_cluster_blockers,
     stale_primary_blockers,
@@ -145,6 +146,24 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
         )
         for node in _successors_out_of_sight(topology, source)
     ]
+
+
+def _alive_blockers(topology: Topology, source: Optional[Node], switch_off: tuple[str, ...]) -> list[Blocker]:
+    """Return why the old primary cannot be dead although nobody reaches it from here: a standby has just heard from it.
+
+    No word of the operator's accepts that; what is switched off first may be alive until then.
+    """
+    if switch_off or (source is not None and source.state != states.UNREACHABLE):
+        return []
+    return [
+        Blocker(
+            "primary_out_of_sight", sender, "cannot be observed from here, and {0} hears from it: it is alive".format(node.host),
+            "a message {0:.1f} s ago".format(node.receiver.silent_seconds), "silence",
+            "Repair the way to it and run switchover.yml, or switch it off, then repeat.",
+        )
+        for node, sender in out_of_sight(topology)
+        if source is None or sender == source.host or topology.node(sender) is None
+    ][:1]
 
 
 def _loss(source: Optional[Node], target: Node) -> Optional[int]:
@@ -290,7 +309,9 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         return FailoverPlan(TAKE_OVER, source.host if source else "", "", blockers=(none, *refused_candidates(topology)))
     lost = _loss(source, target)
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
+    off = _switched_off(topology, source, limits)
     found.extend(_fence_blockers(topology, source, limits))
+    found.extend(_alive_blockers(topology, source, off))
     if target.is_running_standby:
         found.extend(_unread_blockers(topology, target, promised))
         found.extend(failover_set_blockers(topology, source, target) if promised.num else ())
@@ -298,7 +319,6 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
         found.extend(_down_blockers(topology, target, limits))
     # The old primary, and whatever else would open read-write at its next start.
     fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
-    off = _switched_off(topology, source, limits)
     notes = _notes(topology, source, target, lost, off)
     if promised.num:
         notes = (*notes, _synchronous_note(source, target))

@@ -61,13 +61,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Receiver:
-    """The WAL receiver of a standby (pg_stat_wal_receiver)."""
+    """The WAL receiver of a standby (pg_stat_wal_receiver); `silent_seconds` is how long ago the last message came from the sender."""
 
     status: str = ""
     sender_host: str = ""
     sender_port: int = 0
     slot_name: str = ""
     received_timeline: int = 0
+    silent_seconds: Optional[float] = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ _COMMANDS = {
     "two_primaries": "ansible-playbook heal.yml",
     "stale_primary": "ansible-playbook heal.yml",
     "unreachable": "ansible {host} -m ansible.builtin.ping",
+    "primary_out_of_sight": "ansible-playbook status.yml",
     "no_data": "ansible-playbook initial_setup.yml",
     "cannot_be_asked": "ansible-playbook status.yml",
     "synchronous_degraded": "ansible-playbook heal.yml",

@@ -18,6 +18,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
+# How lately a standby must have heard from a server for that to be alive: well below what a run takes to come to its decision.
+SIGN_OF_LIFE_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -131,6 +134,25 @@ def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, 
     )
 
 
+def out_of_sight(topology: Topology) -> tuple[tuple[Node, str], ...]:
+    """Return the standbys that have just heard from a server that could not be observed, each with that server's name: it is alive.
+
+    The server is a host that cannot be reached from here, or an address that is no host's. What the inventory makes another standby's upstream
+    (pg_upstream) is no primary and left out. Silence proves nothing: an idle server sends a word every half of its wal_sender_timeout.
+    """
+    found = []
+    for node in topology.standbys:
+        receiver = node.receiver
+        if receiver.status != "streaming" or receiver.silent_seconds is None or receiver.silent_seconds >= SIGN_OF_LIFE_SECONDS:
+            continue
+        sender = topology.by_endpoint(receiver.sender_host, receiver.sender_port)
+        if sender is None:
+            found.append((node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port)))
+        elif sender.state == nodes_module.UNREACHABLE and sender.host != node.member.upstream:
+            found.append((node, sender.host))
+    return tuple(found)
+
+
 def _primary_problems(topology: Topology) -> list[Blocker]:
     primaries = topology.primaries
     names = ", ".join(node.host for node in primaries)
@@ -145,6 +167,18 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
                 "Run heal.yml: it keeps the one that loses nothing, or shows both sides and asks.",
             )
             for node in primaries
+        ]
+    alive = out_of_sight(topology)
+    if not primaries and alive:
+        return [
+            Blocker(
+                "primary_out_of_sight",
+                alive[0][1],
+                "cannot be observed from here, and {0} hears from it: it is alive".format(alive[0][0].host),
+                "a message {0:.1f} s ago".format(alive[0][0].receiver.silent_seconds),
+                "an answer",
+                "Do not fail over: repair the way to it.",
+            )
         ]
     if not primaries:
         return [

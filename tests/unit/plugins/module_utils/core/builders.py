@@ -181,6 +181,12 @@ def _unheard(topology: Topology, host: str) -> Topology:
     return replace(topology, nodes=tuple(nodes))
 
 
+def hears(topology: Topology, host: str, *, silent_seconds: Optional[float] = 0.1, sender: str = "pg1") -> Topology:
+    """Return the topology in which a standby got its last message from a host, or an address, that long ago."""
+    address = the(cluster(), sender).member.address if sender in TRIO else sender
+    return change(topology, host, receiver=Receiver("streaming", address, 5432, host, 1, silent_seconds))
+
+
 def pending(operation: str, source: str, target: str) -> Pending:
     """Return the note of a role change that was begun."""
     return Pending(operation, source, target, "armed")

@@ -22,6 +22,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
     change,
     cluster,
     down,
+    hears,
     pending,
     reasons,
     the,
@@ -79,6 +80,33 @@ def test_plan_with_a_fence_command_switches_nothing_off_that_can_be_fenced_or_wa
 
 def test_plan_with_a_fence_command_leaves_a_starting_primary_alone() -> None:
     assert reasons(plan_failover(down(cluster(), "pg1", states.STARTING), "", FENCE).blockers) == [("primary_starting", "pg1")]
+
+
+OUT_OF_REACH = down(cluster(), "pg1", states.UNREACHABLE)
+WITHOUT = replace(cluster(), nodes=cluster().nodes[1:])
+
+
+@pytest.mark.parametrize(
+    ("topology", "limits", "expected"),
+    [
+        pytest.param(hears(OUT_OF_REACH, "pg2"), ACCEPT, ["pg1"], id="heard"),
+        pytest.param(hears(hears(OUT_OF_REACH, "pg2"), "pg3"), ACCEPT, ["pg1"], id="heard by both: said once"),
+        pytest.param(hears(OUT_OF_REACH, "pg3", silent_seconds=0.9), ACCEPT, ["pg1"], id="by one that would not be promoted"),
+        pytest.param(hears(OUT_OF_REACH, "pg2", silent_seconds=1.0), ACCEPT, [], id="silent for a second"),
+        pytest.param(hears(OUT_OF_REACH, "pg2", silent_seconds=None), ACCEPT, [], id="never heard"),
+        pytest.param(hears(OUT_OF_REACH, "pg2"), FENCE, [], id="switched off first"),
+        pytest.param(hears(DEAD, "pg2"), ACCEPT, [], id="seen down: its last words"),
+        pytest.param(hears(WITHOUT, "pg2", sender="192.0.2.99"), ACCEPT, ["192.0.2.99 port 5432"], id="in no inventory any more"),
+        pytest.param(hears(WITHOUT, "pg2", sender="192.0.2.99", silent_seconds=5), ACCEPT, [], id="in no inventory and silent"),
+        pytest.param(
+            hears(down(down(cluster(upstreams={"pg3": "pg2"}), "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE), "pg3", sender="pg2"),
+            ACCEPT, [], id="a cascade's parent is no primary",
+        ),
+    ],
+)  # fmt: skip
+def test_plan_of_a_primary_that_a_standby_hears_from_is_refused(topology: Topology, limits: Limits, expected: list[str]) -> None:
+    found = [blocker for blocker in plan_failover(topology, "", limits).blockers if blocker.reason == "primary_out_of_sight"]
+    assert [blocker.host for blocker in found] == expected
 
 
 @pytest.mark.parametrize("word", ["yes", "true", "Accept", "accept "])
