@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 from benchmarks import acks
+
+# What failover.yml says of it.
+ANNOUNCED_LOSS = re.compile(r"At most (\d+) bytes of WAL that only \S+ holds are lost")
+UNKNOWN_LOSS = re.compile(r"How much \S+(?: \S+)* had that \S+ lacks cannot be known")
+# The insert of a ledger's row, its index entry and its commit take 72, 64 and 40 bytes (pg_waldump, PostgreSQL 15).
+LEAST_WAL_BYTES_OF_A_ROW = 150
 
 
 class CheckerError(ValueError):
@@ -119,6 +126,22 @@ def check_rows(events: Events, present: Sequence[int], *, forgiven: Collection[i
         reported_but_present=tuple(sorted(number for number, key in by_number.items() if key in named and number in counts)),
         twice=tuple(sorted(number for number, count in counts.items() if count > 1)),
     )
+
+
+def announced_bytes(outputs: Sequence[str]) -> int | None:
+    """Return how many bytes of WAL the runs of failover.yml said may be lost, all together; None where one could not know, or none ran."""
+    found: list[int] = []
+    for output in outputs:
+        text = " ".join(output.split())
+        if UNKNOWN_LOSS.search(text):
+            return None
+        found += (int(count) for count in set(ANNOUNCED_LOSS.findall(text)))
+    return sum(found) if found else None
+
+
+def more_than_announced(missing: int, announced: int | None) -> bool:
+    """Whether so many rows cannot have been in the WAL that was announced."""
+    return announced is not None and missing * LEAST_WAL_BYTES_OF_A_ROW > announced
 
 
 def longest_gap(events: Events, start: float, end: float) -> float:

@@ -143,6 +143,10 @@ class ChaosCluster:
         status = run.end(timeout_seconds)
         return Ended(name, status, run.output, time.monotonic() - run.began_seconds)
 
+    def failovers(self) -> dict[str, str]:
+        """Return what every run of failover.yml so far has printed, by the name of its log."""
+        return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.logs.glob("*_failover.log")}
+
     def play(self, name: str, *arguments: str, **more: Any) -> Ended:
         """Run a playbook that has to succeed."""
         done = self.run(name, *arguments, **more)

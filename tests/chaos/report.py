@@ -38,6 +38,7 @@ What can be lost:
   `pg_synchronous_degrade=async`, and for sessions that leave `synchronous_commit` alone: docs/synchronous.md.
 - **Asynchronous failovers: commits that no standby had yet.** `failover.yml` says how many bytes of WAL at most; `start_new_standby.yml` lists the
   transactions. The checker compares: a missing row that is in no such list fails the scenario, and so does a listed one that is there.
+  So do more missing rows than the announced WAL can hold.
   A kill or a cut that came too late to hit its playbook fails the scenario, too.
 - **Failovers that somebody lets happen unfenced (`pg_failover_unfenced=accept`) while the old primary still runs: all that it accepts until it is
   stopped.** A frozen machine accepts writes again the moment it thaws; nothing on it can know better. `pg_fence_command` switches such a

@@ -56,15 +56,17 @@ def perform(cluster: ChaosCluster, scenario: Scenario, seed: str) -> Result:
     """Play one scenario on a healthy cluster; every random choice in it follows from `seed`."""
     began = time.monotonic()
     problems: list[str] = []
+    earlier = cluster.failovers().keys()
     try:
         scenario.play(cluster, random.Random(f"{seed}/{scenario.name}"))
         cluster.wait_for_writes()
     except EXPECTED_ERRORS as error:
         problems.append(f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}")
-    return _judge(cluster, scenario, seed, began, problems)
+    announced = checker.announced_bytes([output for name, output in cluster.failovers().items() if name not in earlier])
+    return _judge(cluster, scenario, seed, began, announced, problems)
 
 
-def _judge(cluster: ChaosCluster, scenario: Scenario, seed: str, began: float, problems: list[str]) -> Result:
+def _judge(cluster: ChaosCluster, scenario: Scenario, seed: str, began: float, announced: int | None, problems: list[str]) -> Result:
     """Compare the end with what it must be; read from the primary, and from the standbys, which must show the same."""
     counts: dict[str, int] = {}
     gap = 0.0
@@ -83,6 +85,8 @@ def _judge(cluster: ChaosCluster, scenario: Scenario, seed: str, began: float, p
         counts = {"acknowledged": len(here.commits), "missing": len(rows.missing), "twice": len(rows.twice)}
         counts["reported"] = len(rows.missing) - len(rows.unreported)
         problems += _row_problems(scenario, rows)
+        if not scenario.may_split and checker.more_than_announced(len(rows.missing), announced):
+            problems.append(f"{len(rows.missing)} acknowledged row(s) are missing; failover.yml had announced {announced} bytes of WAL at most")
         if not scenario.may_split:
             problems += [f"{' and '.join(s.addresses)} accepted writes at the same time for {s.seconds} s at least" for s in checker.splits(here)]
         cluster.forgiven.update(rows.missing)

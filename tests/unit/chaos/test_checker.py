@@ -94,6 +94,33 @@ def test_check_rows_forgiven_row_is_not_missed_again() -> None:
     assert checker.check_rows(events_of(1, 2), [1], forgiven={2}, reported=()).missing == ()
 
 
+ANNOUNCED = "  At most 16384 bytes of WAL that only\n  pgsql1 holds are lost (page precision, 8192)\n"
+UNKNOWN = "  How much the old primary had that pgsql2 lacks\n  cannot be known: its WAL could not be read\n"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        pytest.param([], None, id="no failover"),
+        pytest.param(["Refused: pgsql1 is primary and answers"], None, id="refused"),
+        pytest.param([ANNOUNCED], 16384, id="one"),
+        pytest.param([ANNOUNCED + ANNOUNCED], 16384, id="one that says it twice"),
+        pytest.param([ANNOUNCED, ANNOUNCED.replace("16384", "0")], 16384, id="two failovers"),
+        pytest.param([ANNOUNCED, UNKNOWN], None, id="one could not know"),
+        pytest.param([UNKNOWN.replace("the old primary", "pgsql1")], None, id="a host's name"),
+    ],
+)
+def test_announced_bytes_of_failovers(outputs: list[str], expected: int | None) -> None:
+    assert checker.announced_bytes(outputs) == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "announced", "expected"), [(0, 0, False), (1, 0, True), (1, 150, False), (120, 16384, True), (120, None, False)]
+)
+def test_more_than_announced_counts_the_least_that_a_row_takes(missing: int, announced: int | None, expected: bool) -> None:
+    assert checker.more_than_announced(missing, announced) is expected
+
+
 def test_check_rows_reported_row_that_is_there_is_named() -> None:
     assert checker.check_rows(events_of(1), [1], forgiven=(), reported={(1, 701)}).reported_but_present == (1,)
 
