@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -39,6 +40,7 @@ class CallbackModule(CallbackBase):
     def _count(self, name: str) -> None:
         self._begun += 1
         if self._allowed and self._begun > self._allowed:
+            sys.stdout.flush()  # what a person would have seen by then
             os.kill(os.getpid(), signal.SIGKILL)
         if self._journal:
             with open(self._journal, "a", encoding="utf-8") as stream:
