@@ -130,7 +130,7 @@ def launch_steps() -> list[Step]:
 
 
 # The scenarios that take longest; begun first, none of them runs alone at the end.
-LONGEST_SCENARIOS = ("archive", "pg18", "five", "ssh_sync", "pg17")
+LONGEST_SCENARIOS = ("default", "archive", "ssh_sync", "pg18", "pg17")
 
 
 def container_steps() -> list[Step]:

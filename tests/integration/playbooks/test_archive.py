@@ -140,5 +140,10 @@ def test_setup_with_archiving_off_and_consent_ends_it_and_keeps_the_archive(clus
         assert cluster.sql(name, "SELECT setting FROM pg_settings WHERE name IN ('archive_mode', 'archive_command') ORDER BY 1") in ("(disabled)\noff", "\noff")
         assert not (cluster.own_state(name) / "boot_guard").exists()
     assert sorted(path.name for path in archive(cluster).iterdir()) >= kept
+
+
+@pytest.mark.long
+def test_setup_with_archiving_off_again_changes_nothing(cluster: Cluster) -> None:
+    unwanted = {"pg_archive": False, "pg_boot_guard": False}
     again = cluster.play("initial_setup", "-e", json.dumps(unwanted))
     assert set(again.changed.values()) == {0}, again.output

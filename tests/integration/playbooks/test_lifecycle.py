@@ -77,6 +77,7 @@ def test_initial_setup_makes_a_cluster_that_streams(watched: Watched, cluster: C
     watched.play("status")
 
 
+@pytest.mark.long
 def test_initial_setup_again_changes_nothing(watched: Watched, cluster: Cluster) -> None:
     with unchanged(cluster):
         assert nothing_changed(watched.play("initial_setup"), cluster)
@@ -149,6 +150,7 @@ def test_initial_setup_after_a_failover_changes_nothing(watched: Watched, cluste
     assert cluster.primary() == primary
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["start_new_standby", "switchover"])
 def test_check_mode_with_the_roles_the_other_way_round_changes_nothing(watched: Watched, cluster: Cluster, name: str) -> None:
     with unchanged(cluster):

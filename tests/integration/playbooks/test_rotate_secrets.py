@@ -140,7 +140,7 @@ def test_a_certificate_that_ends_soon_is_renewed_and_nothing_is_interrupted(clus
     assert senders(cluster).endswith("|pgsql2|t")
 
 
-@pytest.mark.parametrize("every", [30, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [50, pytest.param(4, marks=pytest.mark.long)])
 def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
     """Killed after so many tasks more each time. The standby's key and certificate always belong together: it can be restarted."""
     if not (cluster.state / "authority" / "ca.crt").exists():  # this test alone was asked for

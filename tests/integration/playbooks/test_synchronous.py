@@ -150,6 +150,7 @@ def test_commits_wait_loudly_and_go_on_once_a_playbook_was_told_so(cluster: Clus
     assert_armed(cluster)
 
 
+@pytest.mark.long
 def test_a_set_that_is_not_ours_stays_and_ours_is_taken_away(cluster: Cluster) -> None:
     """The last test of this file: synchronous replication is switched off."""
     cluster.play("heal", inventory=variables(pg_synchronous_mode="off"))
