@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from benchmarks.cluster import run_command
-from tests.chaos.cluster import ChaosCluster, ChaosError, unreachable, wait_until
+from tests.chaos.cluster import ChaosCluster, ChaosError, Ended, unreachable, wait_until
 from tests.chaos.stage import NOTHING, REPORTED, Scenario
 
 Play = Callable[[ChaosCluster, random.Random], None]
@@ -281,6 +281,14 @@ def cut_from_everybody_then_healed(cluster: ChaosCluster, _rng: random.Random) -
 
 
 @scenario("network")
+def cut_from_controller(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """Only the controller does not reach the primary: no failover is allowed while a standby hears from it, whatever somebody accepts."""
+    primary = cluster.primary()
+    cluster.refused("failover", *ACCEPT_UNFENCED, said="hears from it: it is alive", variables=unreachable(primary))
+    require(cluster.primary() == primary, "The primary changed.")
+
+
+@scenario("network")
 def cut_from_standbys(cluster: ChaosCluster, _rng: random.Random) -> None:
     """The primary is cut from its standbys only, clients go on: no role change is allowed, nothing is lost."""
     primary, standbys = cluster.primary(), cluster.standbys()
@@ -436,6 +444,41 @@ def clone_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     cluster.shell(standby, "pkill -KILL -x python3; pkill -KILL -x pg_basebackup; true")
     require(run.end(120) != 0, "The copy ended before it could be killed.")
     cluster.play("start_new_standby")
+
+
+def cut_off_and_repeated(cluster: ChaosCluster, host: str, begun: Callable[[], bool]) -> None:
+    """Cut the controller's connection to a host once start_new_standby.yml has begun there; run it again when what is left on the host has ended."""
+    run = cluster.begin("start_new_standby")
+    wait_until(lambda: begun() or run.process.poll() is not None, "the work to begin", pause_seconds=0.001)
+    cluster.cut_connections(host)
+    require(run.end(120) != 0, "start_new_standby.yml ended before its connection could be cut.")
+    ends: list[Ended] = []
+
+    def repeated() -> bool:
+        ends.append(cluster.run("start_new_standby"))
+        return ends[-1].status == 0 or "is still at work on this server" not in ends[-1].text
+
+    wait_until(repeated, f"what was left running on {host} to end", timeout_seconds=120)
+    require(ends[-1].status == 0, f"start_new_standby.yml cannot be repeated:\n{ends[-1].output[-3000:]}")
+
+
+@scenario("during", may_lose=REPORTED)
+def rewind_connection_cut(cluster: ChaosCluster, _rng: random.Random) -> None:
+    """The controller's connection to the old primary ends in the middle of its rewind; start_new_standby.yml is run again."""
+    primary = cluster.primary()
+    cluster.kill_server(primary)
+    cluster.play("failover")
+    cut_off_and_repeated(cluster, primary, (cluster.notes(primary) / "rewind.json").exists)
+
+
+@scenario("during")
+def clone_connection_cut(cluster: ChaosCluster, rng: random.Random) -> None:
+    """The controller's connection to a standby ends in the middle of a copy; start_new_standby.yml is run again."""
+    standby = rng.choice(cluster.standbys())
+    data = cluster.servers[standby].data_directory
+    cluster.stop_server(standby)
+    cluster.shell(standby, f"rm -rf {data}")
+    cut_off_and_repeated(cluster, standby, (cluster.root(standby) / f"{data}.clone/base".lstrip("/")).exists)
 
 
 @scenario("during", subset=True)
