@@ -28,14 +28,19 @@ FIRST = "first 'new\\ \"one\" é tail-7f"
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
+def let_make_keys(cluster: Cluster) -> None:
+    """Give the Python of the nodes what community.crypto needs."""
+    own = str(CHECKOUT / ".venv" / "bin" / "python")
+    if cluster.local.interpreter != own:
+        pip = [own, "-m", "pip", "--python", cluster.local.interpreter, "--disable-pip-version-check", "--no-input"]
+        subprocess.run([*pip, "install", "--quiet", "cryptography", "-c", str(CHECKOUT / "constraints.txt")], check=True, timeout=120)
+
+
 @pytest.fixture(scope="module")
 def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     """Two nodes, set up without encryption; their Python can make keys."""
     made = set_up(2)
-    own = str(CHECKOUT / ".venv" / "bin" / "python")
-    if made.local.interpreter != own:
-        pip = [own, "-m", "pip", "--python", made.local.interpreter, "--disable-pip-version-check", "--no-input"]
-        subprocess.run([*pip, "install", "--quiet", "cryptography", "-c", str(CHECKOUT / "constraints.txt")], check=True, timeout=120)
+    let_make_keys(made)
     with writing(made):
         yield made
 
