@@ -143,6 +143,7 @@ def test_heal_told_to_keep_the_older_timeline_copies_the_newer_one_anew_and_keep
     assert_same_rows(cluster)
 
 
+@pytest.mark.long
 def test_heal_where_only_the_older_timeline_has_commits_is_refused(cluster: Cluster) -> None:
     """Keeping the newest would lose them, and nobody has said so."""
     old, new, _third = split(cluster)
@@ -155,6 +156,7 @@ def test_heal_where_only_the_older_timeline_has_commits_is_refused(cluster: Clus
     assert [lost(path) for path in reports(cluster, old) if path not in before] == [mine]
 
 
+@pytest.mark.long
 def test_heal_old_primary_whose_wal_is_gone_is_refused(cluster: Cluster) -> None:
     """What it committed cannot be known any more."""
     old, new, third = split(cluster)

@@ -21,10 +21,11 @@ def cluster(set_up: Callable[[int], Cluster]) -> Cluster:
     ("late", "on", "off"),
     [
         ("paused", "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()"),
-        (
+        pytest.param(
             "delayed",
             "ALTER SYSTEM SET recovery_min_apply_delay = '10min'; SELECT pg_reload_conf()",
             "ALTER SYSTEM RESET recovery_min_apply_delay; SELECT pg_reload_conf()",
+            marks=pytest.mark.long,
         ),
     ],
 )

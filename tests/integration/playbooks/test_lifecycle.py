@@ -97,6 +97,7 @@ def test_check_mode_of_failover_refuses_as_the_primary_is_healthy(watched: Watch
     assert "run switchover.yml" in done.output
 
 
+@pytest.mark.long
 def test_check_mode_of_initial_setup_with_another_setting_shows_it_and_changes_nothing(watched: Watched, cluster: Cluster) -> None:
     settings = {**watched.settings, "work_mem": "5MB"}
     with unchanged(cluster):

@@ -25,6 +25,7 @@ from tests.integration.playbooks.watching import leaks
 # Each has a last word that stands nowhere else: it is looked for in what is printed.
 PASSPHRASE = "nobody's business"
 FIRST = "first 'new\\ \"one\" é tail-7f"
+KILLED_AFTER = 45  # tasks, about half of them
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
@@ -115,10 +116,14 @@ def test_a_certificate_that_is_good_for_long_enough_stays(cluster: Cluster) -> N
     assert all(checked.changed[name] for name in cluster.names), checked.output
 
 
-def test_new_passwords_and_certificates_replace_the_old_ones_and_nothing_stops(cluster: Cluster) -> None:
+def test_new_passwords_and_certificates_replace_the_old_ones_and_nothing_stops_though_it_was_killed(cluster: Cluster) -> None:
     before, rows = serials(cluster), len(cluster.acknowledged_rows())
     with unchanged(cluster):
         cluster.play("rotate_secrets", "--check", "--diff", *secrets(cluster, pg_replication_password="another one", pg_rewind_password="another, too"))
+    killed = rotate(cluster, FIRST, kill_after=KILLED_AFTER)
+    assert killed.returncode == -signal.SIGKILL, killed.output
+    cluster.assert_replicating("pgsql1")
+    cluster.pg_ctl("pgsql2", "restart", "-m", "fast")  # a key and a certificate that do not belong together would keep it down
     done = rotate(cluster, FIRST)
     assert done.returncode == 0, done.output
     assert "proven" in done.text
@@ -145,7 +150,8 @@ def test_a_certificate_that_ends_soon_is_renewed_and_nothing_is_interrupted(clus
     assert senders(cluster).endswith("|pgsql2|t")
 
 
-@pytest.mark.parametrize("every", [50, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("every", [4, 30])
 def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
     """Killed after so many tasks more each time. The standby's key and certificate always belong together: it can be restarted."""
     if not (cluster.state / "authority" / "ca.crt").exists():  # this test alone was asked for
