@@ -157,12 +157,12 @@ def _alive_blockers(topology: Topology, source: Optional[Node], switch_off: tupl
         return []
     return [
         Blocker(
-            "primary_out_of_sight", sender, "cannot be observed from here, and {0} hears from it: it is alive".format(node.host),
-            "a message {0:.1f} s ago".format(node.receiver.silent_seconds), "silence",
+            "primary_out_of_sight", heard.sender, "cannot be observed from here, and {0} hears from it: it is alive".format(heard.standby.host),
+            "a message {0:.1f} s ago".format(heard.seconds_ago), "silence",
             "Repair the way to it and run switchover.yml, or switch it off, then repeat.",
         )
-        for node, sender in out_of_sight(topology)
-        if source is None or sender == source.host or topology.node(sender) is None
+        for heard in out_of_sight(topology)
+        if source is None or heard.sender == source.host or topology.node(heard.sender) is None
     ][:1]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as nodes_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
@@ -134,8 +134,16 @@ def stale_primary_blockers(topology: Topology, primary: Node) -> tuple[Blocker, 
     )
 
 
-def out_of_sight(topology: Topology) -> tuple[tuple[Node, str], ...]:
-    """Return the standbys that have just heard from a server that could not be observed, each with that server's name: it is alive.
+class Heard(NamedTuple):
+    """A sign of life: what a standby heard from a server, a host's name or an address, so many seconds ago."""
+
+    standby: Node
+    sender: str
+    seconds_ago: float
+
+
+def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
+    """Return which standbys have just heard from a server that could not be observed: it is alive.
 
     The server is a host that cannot be reached from here, or an address that is no host's. What the inventory makes another standby's upstream
     (pg_upstream) is no primary and left out. Silence proves nothing: an idle server sends a word every half of its wal_sender_timeout.
@@ -147,9 +155,9 @@ def out_of_sight(topology: Topology) -> tuple[tuple[Node, str], ...]:
             continue
         sender = topology.by_endpoint(receiver.sender_host, receiver.sender_port)
         if sender is None:
-            found.append((node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port)))
+            found.append(Heard(node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port), receiver.silent_seconds))
         elif sender.state == nodes_module.UNREACHABLE and sender.host != node.member.upstream:
-            found.append((node, sender.host))
+            found.append(Heard(node, sender.host, receiver.silent_seconds))
     return tuple(found)
 
 
@@ -173,9 +181,9 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
         return [
             Blocker(
                 "primary_out_of_sight",
-                alive[0][1],
-                "cannot be observed from here, and {0} hears from it: it is alive".format(alive[0][0].host),
-                "a message {0:.1f} s ago".format(alive[0][0].receiver.silent_seconds),
+                alive[0].sender,
+                "cannot be observed from here, and {0} hears from it: it is alive".format(alive[0].standby.host),
+                "a message {0:.1f} s ago".format(alive[0].seconds_ago),
                 "an answer",
                 "Do not fail over: repair the way to it.",
             )
