@@ -145,18 +145,20 @@ class Heard(NamedTuple):
 def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
     """Return which standbys have just heard from a server that could not be observed: it is alive.
 
-    The server is a host that cannot be reached from here, or an address that is no host's. What the inventory makes another standby's upstream
-    (pg_upstream) is no primary and left out. Silence proves nothing: an idle server sends a word every half of its wal_sender_timeout.
+    The server is a host that cannot be reached from here, or an address that is no host's, unless a host is down that would open read-write: then
+    that one was primary. What the inventory makes another standby's upstream (pg_upstream) is no primary and left out. Silence proves nothing: an
+    idle server sends a word every half of its wal_sender_timeout.
     """
     found = []
+    dead = any(node.has_server_down and not node.standby_signal for node in topology.nodes)
     for node in topology.standbys:
         receiver = node.receiver
         if receiver.status != "streaming" or receiver.silent_seconds is None or receiver.silent_seconds >= SIGN_OF_LIFE_SECONDS:
             continue
         sender = topology.by_endpoint(receiver.sender_host, receiver.sender_port)
-        if sender is None:
+        if sender is None and not dead:
             found.append(Heard(node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port), receiver.silent_seconds))
-        elif sender.state == nodes_module.UNREACHABLE and sender.host != node.member.upstream:
+        elif sender is not None and sender.state == nodes_module.UNREACHABLE and sender.host != node.member.upstream:
             found.append(Heard(node, sender.host, receiver.silent_seconds))
     return tuple(found)
 

@@ -193,6 +193,11 @@ def test_problems_of_a_healthy_cascade_are_none(primary: str) -> None:
             id="primary unreachable and silent",
         ),
         pytest.param(hears(cluster(PAIR), "pg2"), [], id="hears from the primary that was seen"),
+        pytest.param(
+            hears(down(cluster(PAIR), "pg1"), "pg2", sender="192.0.2.99"),
+            [("no_primary", "main"), ("not_running", "pg1")],
+            id="primary crashed, a standby hears from somebody else's server",
+        ),
         pytest.param(down(cluster(PAIR), "pg2", states.STOPPED), [("not_running", "pg2")], id="standby stopped"),
         pytest.param(down(cluster(PAIR), "pg2", states.STARTING), [("not_running", "pg2")], id="standby starting"),
         pytest.param(down(cluster(PAIR), "pg2", states.UNRESPONSIVE), [("not_running", "pg2")], id="standby unresponsive"),
