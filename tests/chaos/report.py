@@ -49,6 +49,41 @@ commit the fault strikes is chance.
 """
 
 
+MODULES, PLAYBOOKS = "tests/integration/modules", "tests/integration/playbooks"
+# What faults of these kinds have shown to be wrong, and the test that keeps each from coming back.
+FINDINGS = (
+    (
+        "A rewound server waited for WAL that pg_rewind had removed from it.",
+        f"{MODULES}/test_pg_rejoin.py::test_rejoin_rewinds_from_a_checkpoint_whose_wal_the_new_primary_has_recycled",
+    ),
+    (
+        "120 acknowledged rows were missing, announced by the failover and in no report. What is certain: WAL that pg_waldump could not read on counted as"
+        " its end. Whether that was the cause could not be shown; it has not happened since.",
+        f"{MODULES}/test_pg_rejoin.py::test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end",
+    ),
+    (
+        "A server whose start was killed before it had written postmaster.pid could not be started again.",
+        f"{MODULES}/test_pg_cluster_init.py::test_start_beside_an_empty_postmaster_pid_of_a_killed_start_succeeds",
+    ),
+    (
+        "A role change waited for a standby whose replay is paused or delayed, until the time was over.",
+        f"{PLAYBOOKS}/test_late_standby.py::test_failover_past_a_late_standby_ends_at_once_and_says_so",
+    ),
+    (
+        "A cascade's dead parent and its child waited for each other in start_new_standby.yml.",
+        f"{PLAYBOOKS}/test_cascade.py::test_start_new_standby_brings_a_dead_parent_and_its_child_back_in_one_run",
+    ),
+    (
+        "A fenced server that was all that was left could not be made primary again.",
+        f"{PLAYBOOKS}/test_last_survivor.py::test_fenced_primary_takes_over_when_its_successor_is_lost",
+    ),
+    (
+        "A repeated switchover that met the server in the middle of its stop failed.",
+        f"{MODULES}/test_pg_switchover.py::test_switchover_run_again_is_cut_off_by_the_stop_and_waits_for_it",
+    ),
+)
+
+
 def surroundings(versions: Mapping[str, str]) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
@@ -90,6 +125,12 @@ def scenario_table() -> list[str]:
     return lines
 
 
+def findings_table() -> list[str]:
+    """Return what was found and mended, each with its test."""
+    lines = ["## Findings", "", "Each is mended; the test would fail if it came back.", "", "| what went wrong | test |", "|---|---|"]
+    return lines + [f"| {what} | `{test}` |" for what, test in FINDINGS]
+
+
 def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one round's figures, in the order in which it was played."""
     lines = [
@@ -117,7 +158,7 @@ def document(content: Mapping[str, Any]) -> str:
     played = f"Measured {content['date']} on {content['cores']} cores{at}: {versions}." if content["results"] else "No round has been played yet."
     if content.get("kept"):
         played += " That is the last round; those before it were kept from earlier runs."
-    lines = [HEAD, played, "", *scenario_table()]
+    lines = [HEAD, played, "", *scenario_table(), "", *findings_table()]
     for seed in dict.fromkeys(each["seed"] for each in content["results"]):
         lines += ["", *round_table(seed, [each for each in content["results"] if each["seed"] == seed])]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
+from benchmarks.cluster import CHECKOUT
 from tests.chaos import report, run
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.stage import Result
@@ -51,3 +52,9 @@ def test_document_names_every_scenario_and_shows_each_round_by_its_seed() -> Non
 def test_subset_exists_and_has_a_scenario_of_each_kind_that_may_lose_nothing() -> None:
     chosen = [each for each in SCENARIOS.values() if each.subset]
     assert {"planned_switchover", "synchronous_failover", "candidate_killed"} <= {each.name for each in chosen}
+
+
+@pytest.mark.parametrize("test", [test for _what, test in report.FINDINGS])
+def test_findings_name_tests_that_are_there(test: str) -> None:
+    path, _separator, name = test.partition("::")
+    assert f"\ndef {name}(" in (CHECKOUT / path).read_text(encoding="utf-8")
