@@ -33,8 +33,8 @@ test-fast: setup-dev ## lint, sanity, unit tests and module tests on local serve
 test: setup-dev ## test-fast, the playbooks on local servers, then the molecule scenarios on LXD (as root)
 	@$(VENV_PYTHON) scripts/run_checks.py all
 
-test-long: setup-dev ## what make test has no time for: kill matrices in full, eight standbys; an hour at least
-	@$(VENV_PYTHON) -m pytest tests/integration/playbooks -m long -n 3 --dist loadfile
+test-long: setup-dev ## what make test has no time for: kill matrices in full, eight standbys, rarer modes; an hour at least
+	@$(VENV_PYTHON) -m pytest tests/integration/playbooks -m "long or chained" -n 3 --dist loadfile
 
 bench: setup-dev ## measure switchover and failover on LXD (RUNS=5)
 	@$(VENV_PYTHON) -m benchmarks.run

@@ -450,6 +450,7 @@ def cut_off_and_repeated(cluster: ChaosCluster, host: str, begun: Callable[[], b
     """Cut the controller's connection to a host once start_new_standby.yml has begun there; run it again when what is left on the host has ended."""
     run = cluster.begin("start_new_standby")
     wait_until(lambda: begun() or run.process.poll() is not None, "the work to begin", pause_seconds=0.001)
+    require(run.process.poll() is None, f"start_new_standby.yml ended before there was anything to cut:\n{run.output[-3000:]}")
     cluster.cut_connections(host)
     require(run.end(120) != 0, "start_new_standby.yml ended before its connection could be cut.")
     ends: list[Ended] = []

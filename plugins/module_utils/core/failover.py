@@ -103,8 +103,15 @@ def _switched_off(topology: Topology, source: Optional[Node], limits: Limits) ->
     if not limits.fence_command or limits.unfenced == "accept" or source is None:
         return ()
     if source.state == states.UNREACHABLE:
-        return (source.host,)
+        return tuple(node.host for node in _perhaps_primary(topology, source))
     return tuple(node.host for node in _successors_out_of_sight(topology, source))
+
+
+def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:
+    """Return the nodes that cannot be reached and may be primary: the source, or each of them where the source is a cascade's parent (pg_upstream)."""
+    if all(node.member.upstream != source.host for node in topology.nodes):
+        return (source,)
+    return tuple(node for node in topology.nodes if node.state == states.UNREACHABLE)
 
 
 def _successors_out_of_sight(topology: Topology, source: Node) -> tuple[Node, ...]:
@@ -127,10 +134,11 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
     if source.state == states.UNREACHABLE:
         return [
             Blocker(
-                "not_fenced", source.host, "the old primary cannot be reached, so it cannot be fenced", source.problem or "no answer",
+                "not_fenced", node.host, "the old primary cannot be reached, so it cannot be fenced", node.problem or "no answer",
                 "fenced, or known to be off",
                 "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command.",
             )
+            for node in _perhaps_primary(topology, source)
         ]
     if source.state == states.STARTING and not source.standby_signal:
         return [
@@ -148,13 +156,13 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
     ]
 
 
-def _alive_blockers(topology: Topology, source: Optional[Node], switch_off: tuple[str, ...]) -> list[Blocker]:
-    """Return why the old primary cannot be dead although nobody reaches it from here: a standby has just heard from it.
+def _alive_blockers(topology: Topology, switch_off: tuple[str, ...]) -> list[Blocker]:
+    """Return why there may be a primary that nobody reaches from here: a standby has just heard from it.
 
-    No word of the operator's accepts that; what is switched off first may be alive until then.
+    No word of the operator's accepts that. What is switched off first may be alive until then; one of those whose address is not known can be
+    the one that is heard.
     """
-    if switch_off or (source is not None and source.state != states.UNREACHABLE):
-        return []
+    nameless = any(not node.member.address for node in topology.nodes if node.host in switch_off)
     return [
         Blocker(
             "primary_out_of_sight", heard.sender, "cannot be observed from here, and {0} hears from it: it is alive".format(heard.standby.host),
@@ -162,7 +170,7 @@ def _alive_blockers(topology: Topology, source: Optional[Node], switch_off: tupl
             "Repair the way to it and run switchover.yml, or switch it off, then repeat.",
         )
         for heard in out_of_sight(topology)
-        if source is None or heard.sender == source.host or topology.node(heard.sender) is None
+        if heard.sender not in switch_off and not (nameless and topology.node(heard.sender) is None)
     ][:1]
 
 
@@ -242,8 +250,9 @@ def _notes(
         notes.append("How much {0} had that {1} lacks cannot be known: its WAL could not be read".format(old, target.host))
     else:
         notes.append("At most {0} bytes of WAL that only {1} holds are lost (page precision, 8192)".format(lost, old))
-    if source is None or (source.state == states.UNREACHABLE and source.host not in switch_off):
-        notes.append("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(old))
+    out_of_reach = _perhaps_primary(topology, source) if source is not None and source.state == states.UNREACHABLE else ()
+    unfenced = [old] if source is None else [node.host for node in out_of_reach if node.host not in switch_off]
+    notes.extend("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(host) for host in unfenced)
     notes.extend(
         "{0} holds {1} bytes that {2} lacks: start_new_standby.yml brings it back".format(node.host, behind, target.host)
         for node, behind in _ahead(topology, target)
@@ -311,7 +320,7 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
     off = _switched_off(topology, source, limits)
     found.extend(_fence_blockers(topology, source, limits))
-    found.extend(_alive_blockers(topology, source, off))
+    found.extend(_alive_blockers(topology, off))
     if target.is_running_standby:
         found.extend(_unread_blockers(topology, target, promised))
         found.extend(failover_set_blockers(topology, source, target) if promised.num else ())

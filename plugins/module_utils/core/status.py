@@ -15,7 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.archive im
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, PRIMARY, Node, Sender, Slot
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, out_of_sight, problems
 
 COLUMNS = ("node", "role", "state", "tli", "lsn", "lag", "from", "slot", "sync")
 
@@ -157,7 +157,7 @@ def repair_command(topology: Topology, problem: Blocker) -> str:
     if problem.reason == "no_primary":
         never = all(node.state == ABSENT for node in topology.nodes)
         return "ansible-playbook " + ("initial_setup.yml" if never else "failover.yml")
-    if problem.reason == "not_running" and not topology.primaries:
+    if problem.reason == "not_running" and not topology.primaries and not out_of_sight(topology):
         return "ansible-playbook failover.yml && " + _START_NEW_STANDBY
     node = topology.node(problem.host)
     return _COMMANDS.get(problem.reason, _START_NEW_STANDBY).format(host=shlex.quote(problem.host), port=node.member.port if node else "")

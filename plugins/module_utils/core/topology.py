@@ -18,7 +18,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
-# How lately a standby must have heard from a server for that to be alive: well below what a run takes to come to its decision.
+# A message younger than this when the standby is asked is a sign of life. A server that died just before is refused once; a repeat goes through.
 SIGN_OF_LIFE_SECONDS = 1.0
 
 
@@ -143,23 +143,26 @@ class Heard(NamedTuple):
 
 
 def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
-    """Return which standbys have just heard from a server that could not be observed: it is alive.
+    """Return which standbys have just heard from a server that could not be observed: it is alive, and may be the primary.
 
-    The server is a host that cannot be reached from here, or an address that is no host's, unless a host is down that would open read-write: then
-    that one was primary. What the inventory makes another standby's upstream (pg_upstream) is no primary and left out. Silence proves nothing: an
-    idle server sends a word every half of its wal_sender_timeout.
+    The server is a host that cannot be reached from here, or an address that is no host's. Nobody counts where a host is down that would open
+    read-write on the newest timeline: that one was primary. Silence proves nothing: an idle primary may say nothing for half of the standby's
+    wal_receiver_timeout. A negative age is a clock that was set back.
     """
+    newest = max((node.timeline for node in topology.standbys), default=0)
+    if any(node.has_server_down and not node.standby_signal and node.timeline >= newest for node in topology.nodes):
+        return ()
     found = []
-    dead = any(node.has_server_down and not node.standby_signal for node in topology.nodes)
     for node in topology.standbys:
         receiver = node.receiver
-        if receiver.status != "streaming" or receiver.silent_seconds is None or receiver.silent_seconds >= SIGN_OF_LIFE_SECONDS:
+        age = receiver.silent_seconds
+        if receiver.status != "streaming" or age is None or not 0 <= age < SIGN_OF_LIFE_SECONDS:
             continue
         sender = topology.by_endpoint(receiver.sender_host, receiver.sender_port)
-        if sender is None and not dead:
-            found.append(Heard(node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port), receiver.silent_seconds))
-        elif sender is not None and sender.state == nodes_module.UNREACHABLE and sender.host != node.member.upstream:
-            found.append(Heard(node, sender.host, receiver.silent_seconds))
+        if sender is None:
+            found.append(Heard(node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port), age))
+        elif sender.state == nodes_module.UNREACHABLE:
+            found.append(Heard(node, sender.host, age))
     return tuple(found)
 
 
@@ -324,7 +327,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     wanted = set(expected) or {node.host for node in topology.nodes}
     found = [*_primary_problems(topology), *synchronous_problems(topology)]
     for node in topology.nodes:
-        problem = _down_problem(node, has_primary=bool(topology.primaries))
+        problem = _down_problem(node, has_primary=bool(topology.primaries or out_of_sight(topology)))
         if problem is not None and node.host in wanted:
             found.append(problem)
     primary = topology.primary

@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: the kill matrices; leave them out with -m 'not slow'")
     config.addinivalue_line("markers", "long: what make test has no time for; make test-long runs it")
+    config.addinivalue_line("markers", "chained: its tests build on each other, so make test-long runs the others too")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.integration.playbooks.cluster import Cluster, unchanged, wait_for
 
+pytestmark = pytest.mark.chained
+
 NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'archive', 'test'); SELECT pg_walfile_name(pg_switch_wal())"
 
 

@@ -18,6 +18,8 @@ import pytest
 from tests.integration.playbooks.cluster import CHECKOUT, VAULT_SCRIPT, Cluster, Done, install_collection, unchanged
 from tests.integration.playbooks.watching import leaks, sampled_command_lines, vault_passwords
 
+pytestmark = pytest.mark.chained
+
 TALKATIVE = {"log_statement": "all", "log_min_duration_statement": 0, "log_connections": "on", "log_replication_commands": "on"}
 STATISTICS = {"shared_preload_libraries": "pg_stat_statements"}
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.playbooks.cluster import Cluster, Done, unchanged, wait_for
 
+pytestmark = pytest.mark.chained
+
 INVENTORY: dict[str, dict[str, Any]] = {
     "pgsql1": {"pg_cluster_name": "shop"},
     "pgsql2": {"pg_cluster_name": "shop"},

@@ -58,3 +58,9 @@ def test_subset_exists_and_has_a_scenario_of_each_kind_that_may_lose_nothing() -
 def test_findings_name_tests_that_are_there(test: str) -> None:
     path, _separator, name = test.partition("::")
     assert f"\ndef {name}(" in (CHECKOUT / path).read_text(encoding="utf-8")
+
+
+def test_document_in_the_repository_names_every_scenario_and_finding() -> None:
+    shown = report.DOCUMENT.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in shown for name in SCENARIOS)
+    assert all(f"`{test}`" in shown for _what, test in report.FINDINGS)

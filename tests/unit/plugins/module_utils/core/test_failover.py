@@ -83,6 +83,7 @@ def test_plan_with_a_fence_command_leaves_a_starting_primary_alone() -> None:
 
 
 OUT_OF_REACH = down(cluster(), "pg1", states.UNREACHABLE)
+CASCADE = cluster(upstreams={"pg3": "pg2"})
 WITHOUT = replace(cluster(), nodes=cluster().nodes[1:])
 
 
@@ -95,18 +96,44 @@ WITHOUT = replace(cluster(), nodes=cluster().nodes[1:])
         pytest.param(hears(OUT_OF_REACH, "pg2", silent_seconds=1.0), ACCEPT, [], id="silent for a second"),
         pytest.param(hears(OUT_OF_REACH, "pg2", silent_seconds=None), ACCEPT, [], id="never heard"),
         pytest.param(hears(OUT_OF_REACH, "pg2"), FENCE, [], id="switched off first"),
+        pytest.param(hears(OUT_OF_REACH, "pg2", silent_seconds=-3599.0), ACCEPT, [], id="the clock was set back"),
         pytest.param(hears(DEAD, "pg2"), ACCEPT, [], id="seen down: its last words"),
         pytest.param(hears(WITHOUT, "pg2", sender="192.0.2.99"), ACCEPT, ["192.0.2.99 port 5432"], id="in no inventory any more"),
         pytest.param(hears(WITHOUT, "pg2", sender="192.0.2.99", silent_seconds=5), ACCEPT, [], id="in no inventory and silent"),
+        pytest.param(hears(DEAD, "pg2", sender="192.0.2.99"), ACCEPT, [], id="somebody else's server beside a primary that was seen down"),
         pytest.param(
-            hears(down(down(cluster(upstreams={"pg3": "pg2"}), "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE), "pg3", sender="pg2"),
-            ACCEPT, [], id="a cascade's parent is no primary",
+            hears(down(down(CASCADE, "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE), "pg3", sender="pg2"), ACCEPT, ["pg2"],
+            id="a cascade's parent may be primary by now",
+        ),
+        pytest.param(
+            hears(down(down(CASCADE, "pg1"), "pg2", states.UNREACHABLE), "pg3", sender="pg2"), ACCEPT, [], id="a cascade's parent of a dead primary"
+        ),
+        pytest.param(
+            hears(down(down(cluster(primary="pg2", timeline=2), "pg1"), "pg2", states.UNREACHABLE), "pg3", sender="pg2"), LIMITS, ["pg2"],
+            id="an older primary that never came back does not hide it",
         ),
     ],
 )  # fmt: skip
 def test_plan_of_a_primary_that_a_standby_hears_from_is_refused(topology: Topology, limits: Limits, expected: list[str]) -> None:
     found = [blocker for blocker in plan_failover(topology, "", limits).blockers if blocker.reason == "primary_out_of_sight"]
     assert [blocker.host for blocker in found] == expected
+
+
+def test_plan_whose_fence_ends_another_host_than_the_one_that_is_heard_is_refused() -> None:
+    topology = change(hears(down(WITHOUT, "pg3", states.UNREACHABLE), "pg2", sender="192.0.2.99"), "pg2", upstream=Upstream())
+    plan = plan_failover(topology, "", FENCE)
+    assert ("primary_out_of_sight", "192.0.2.99 port 5432") in reasons(plan.blockers)
+
+
+def test_plan_past_a_cascades_parent_and_the_primary_out_of_reach_fences_both() -> None:
+    """The child that is left names its parent, and the primary behind that may be alive."""
+    topology = down(down(CASCADE, "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE)
+    assert reasons(plan_failover(topology, "", LIMITS).blockers) == [("not_fenced", "pg1"), ("not_fenced", "pg2")]
+    assert plan_failover(topology, "", FENCE).switch_off == ("pg1", "pg2")
+    notes = plan_failover(topology, "", ACCEPT).notes
+    assert [note for note in notes if "NOT fenced" in note] == [
+        f"{host} was NOT fenced: keep it off until start_new_standby.yml has run" for host in ("pg1", "pg2")
+    ]
 
 
 @pytest.mark.parametrize("word", ["yes", "true", "Accept", "accept "])

@@ -38,6 +38,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
     change,
     cluster,
     down,
+    hears,
     sender_of,
     slot_of,
     the,
@@ -277,6 +278,11 @@ def test_repair_command_of_every_reason_can_be_typed(reason: str, topology: Topo
         pytest.param(down(down(cluster(PAIR), "pg1", states.ABSENT), "pg2", states.ABSENT), ["ansible-playbook initial_setup.yml"] * 3, id="never set up"),
         pytest.param(change(cluster(), "pg2", replay_paused=True), ["psql -p 5432 -c 'SELECT pg_wal_replay_resume()'"], id="paused"),
         pytest.param(down(cluster(), "pg3", states.UNREACHABLE), ["ansible pg3 -m ansible.builtin.ping"], id="unreachable"),
+        pytest.param(
+            hears(down(down(cluster(), "pg1", states.UNREACHABLE), "pg3"), "pg2"),
+            ["ansible-playbook status.yml", "ansible pg1 -m ansible.builtin.ping", "ansible-playbook start_new_standby.yml"],
+            id="primary out of sight, another standby down",
+        ),
     ],
 )
 def test_repair_command_fits_the_situation(topology: Topology, commands: list[str]) -> None:
