@@ -199,6 +199,9 @@ def wal_disk_full(cluster: ChaosCluster, _rng: random.Random) -> None:
         timeout_seconds=60,
     )
     cluster.start_server(primary)
+    # A checkpoint would make segments free again, and where there are many, none would ever be missing.
+    for statement in ("ALTER SYSTEM SET max_wal_size = '100GB'", "SELECT pg_reload_conf()"):
+        cluster.sql(primary, statement)
     cluster.wait_for_writes()
     cluster.shell(primary, f"cat /dev/zero > {wal}/ballast 2>/dev/null; true")
     cluster.sql(primary, "SELECT 1")
@@ -215,6 +218,8 @@ def wal_disk_full(cluster: ChaosCluster, _rng: random.Random) -> None:
         timeout_seconds=60,
     )
     cluster.play("start_new_standby")
+    for statement in ("ALTER SYSTEM RESET max_wal_size", "SELECT pg_reload_conf()"):
+        cluster.sql(primary, statement)
 
 
 @scenario("primary")
