@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from benchmarks.cluster import run_command
 from tests.chaos.cluster import ChaosCluster, ChaosError, Ended, unreachable, wait_until
@@ -436,16 +437,21 @@ def rewind_killed(cluster: ChaosCluster, _rng: random.Random) -> None:
     require("an earlier rewind did not finish" in done.text, f"The unfinished rewind was not noticed:\n{done.output[-3000:]}")
 
 
+def data_gone(cluster: ChaosCluster, standby: str) -> Path:
+    """Remove a standby's data directory; return what there is once a new copy has begun."""
+    data = cluster.servers[standby].data_directory
+    cluster.stop_server(standby)
+    cluster.shell(standby, f"rm -rf {data}")
+    return cluster.root(standby) / f"{data}.clone/base".lstrip("/")
+
+
 @scenario("during")
 def clone_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """A copy dies in the middle; the next run begins again or goes on."""
     standby = rng.choice(cluster.standbys())
-    data = cluster.servers[standby].data_directory
-    cluster.stop_server(standby)
-    cluster.shell(standby, f"rm -rf {data}")
-    copy = cluster.root(standby) / f"{data}.clone".lstrip("/")
+    copied = data_gone(cluster, standby)
     run = cluster.begin("start_new_standby")
-    wait_until(lambda: (copy / "base").exists() or run.process.poll() is not None, "the copy to begin", pause_seconds=0.001)
+    wait_until(lambda: copied.exists() or run.process.poll() is not None, "the copy to begin", pause_seconds=0.001)
     cluster.shell(standby, "pkill -KILL -x python3; pkill -KILL -x pg_basebackup; true")
     require(run.end(120) != 0, "The copy ended before it could be killed.")
     cluster.play("start_new_standby")
@@ -481,10 +487,7 @@ def rewind_connection_cut(cluster: ChaosCluster, _rng: random.Random) -> None:
 def clone_connection_cut(cluster: ChaosCluster, rng: random.Random) -> None:
     """The controller's connection to a standby ends in the middle of a copy; start_new_standby.yml is run again."""
     standby = rng.choice(cluster.standbys())
-    data = cluster.servers[standby].data_directory
-    cluster.stop_server(standby)
-    cluster.shell(standby, f"rm -rf {data}")
-    cut_off_and_repeated(cluster, standby, (cluster.root(standby) / f"{data}.clone/base".lstrip("/")).exists)
+    cut_off_and_repeated(cluster, standby, data_gone(cluster, standby).exists)
 
 
 @scenario("during", subset=True)
