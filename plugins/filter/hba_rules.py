@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
@@ -19,7 +20,9 @@ author: pg_ops.replication contributors (@pg-ops)
 positional: addresses, contype
 options:
   _input:
-    description: The rules without address, dictionaries with C(databases), C(users) and C(method).
+    description:
+      - The rules without address, dictionaries with C(databases), C(users) and C(method).
+      - Each has one user, whose name may hold spaces and C(#) but behind its first character.
     type: list
     elements: dict
     required: true
@@ -57,9 +60,19 @@ def address_of(host: str) -> str:
         return host
 
 
+def user_token(name: str) -> str:
+    """Return a role's name as pg_hba.conf wants it, quoted where it holds a space or a #.
+
+    Only these are quoted, for PostgreSQL lets quotes begin in the middle of a name, and community.postgresql 4.2 takes a name
+    in a list of rules apart where its first character is a quote.
+    """
+    return re.sub(r"[ #]+", r'"\g<0>"', name)
+
+
 def hba_rules(rules: Iterable[Mapping[str, Any]], addresses: Iterable[str], contype: str = "host") -> list[dict[str, Any]]:
     """Return each rule for each address, those of one address together."""
-    return [{**rule, "contype": contype, "address": address_of(str(address))} for address in addresses for rule in rules]
+    written = [{**rule, "users": user_token(str(rule["users"])), "contype": contype} for rule in rules]
+    return [{**rule, "address": address_of(str(address))} for address in addresses for rule in written]
 
 
 class FilterModule:

@@ -16,7 +16,7 @@ NAMES = ("pgsql1", "pgsql2", "pgsql3")
 
 
 # With what a role's name may hold that community.postgresql can write.
-ROLES = {"pg_replication_user": "strea:mer's_ü", "pg_rewind_user": "Re:wind\\er"}
+ROLES = {"pg_replication_user": "strea:mer's #1_ü", "pg_rewind_user": "Re:wind\\er of x.y "}
 
 
 def variables(**more: Any) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.pg_ops.replication.plugins.filter.hba_rules import address_of, hba_rules
+from ansible_collections.pg_ops.replication.plugins.filter.hba_rules import address_of, hba_rules, user_token
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,12 @@ def test_hba_rules_admits_each_role_from_each_address() -> None:
 
 def test_hba_rules_without_addresses_are_none() -> None:
     assert hba_rules([{"users": "a"}], []) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("replicator", "replicator"), ("a b", 'a" "b'), ("a  #b c", 'a"  #"b" "c'), ("strea:mer's", "strea:mer's"), ("a ", 'a" "'), ("Re\\er", "Re\\er")],
+)
+def test_user_token_quotes_what_ends_a_name_in_the_file(name: str, expected: str) -> None:
+    assert user_token(name) == expected
+    assert hba_rules([{"users": name}], ["db2"])[0]["users"] == expected
