@@ -76,17 +76,27 @@ def behind_record(lsn: int, total_bytes: int, segment_bytes: int) -> int:
 
 def is_end_of_wal(directory: Path, timeline: int, lsn: int, segment_bytes: int) -> bool:
     """Whether a timeline's WAL ends at `lsn`, behind the last record that could be read: nothing follows, or one record that was not completed."""
-    bound = parse_lsn(wal_end(directory, lsn, segment_bytes, timeline=timeline) or "0/0")
+    end = wal_end(directory, lsn, segment_bytes, timeline=timeline)
+    if end is None:
+        return not _goes_on_behind(directory, timeline, lsn, segment_bytes)
+    bound = parse_lsn(end)
     if bound <= lsn + PAGE_BYTES - lsn % PAGE_BYTES:
         return True
     lsn = behind_record(lsn, 0, segment_bytes)  # never in a page's header
+    # What lies over two pages cannot be looked at like this, and anything else than a record's begin is damage.
+    if PAGE_BYTES - lsn % PAGE_BYTES < RECORD_HEADER.size:
+        return False
     (path,) = _of_timeline(segment_positions(directory, segment_bytes), timeline)[lsn - lsn % segment_bytes]
     with path.open("rb") as stream:
         stream.seek(lsn % segment_bytes)
         claimed, _xid, previous = RECORD_HEADER.unpack(stream.read(RECORD_HEADER.size))
-    # What lies over two pages cannot be looked at like this, and anything else than a record's begin is damage.
-    is_record = 0 < previous < lsn and PAGE_BYTES - lsn % PAGE_BYTES >= RECORD_HEADER.size
-    return is_record and claimed > 0 and behind_record(lsn, claimed, segment_bytes) > bound
+    return 0 < previous < lsn and claimed > 0 and behind_record(lsn, claimed, segment_bytes) > bound
+
+
+def _goes_on_behind(directory: Path, timeline: int, lsn: int, segment_bytes: int) -> bool:
+    """Whether a timeline has WAL behind a position whose own segment is not there; a recycled segment has none yet."""
+    later = {start: paths for start, paths in _of_timeline(segment_positions(directory, segment_bytes), timeline).items() if start > lsn}
+    return any(_valid_pages(path, start, 0) for start, paths in later.items() for path in paths)
 
 
 def _of_timeline(segments: dict[int, list[Path]], timeline: int) -> dict[int, list[Path]]:

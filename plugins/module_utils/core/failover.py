@@ -26,6 +26,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin imp
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import ASYNCHRONOUS, SynchronousSet
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
+    alive_blocker,
     out_of_sight,
     problems,
     same_cluster_blockers,
@@ -99,30 +100,29 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
 
 
 def _switched_off(topology: Topology, source: Optional[Node], limits: Limits) -> tuple[str, ...]:
-    """Return the hosts that the fence command has to switch off: out of reach, and perhaps primary."""
+    """Return the hosts that the fence command has to switch off: out of reach, not known to be off, and perhaps primary."""
     if not limits.fence_command or limits.unfenced == "accept" or source is None:
         return ()
-    if source.state == states.UNREACHABLE:
-        return tuple(node.host for node in _perhaps_primary(topology, source))
-    return tuple(node.host for node in _successors_out_of_sight(topology, source))
+    return tuple(node.host for node in _perhaps_primary(topology, source) if node.problem not in (states.MACHINE_OFF, states.OUTSIDE_RUN))
 
 
 def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:
-    """Return the nodes that cannot be reached and may be primary: the source, or each of them where the source is a cascade's parent (pg_upstream)."""
-    if all(node.member.upstream != source.host for node in topology.nodes):
-        return (source,)
-    return tuple(node for node in topology.nodes if node.state == states.UNREACHABLE)
+    """Return the nodes that cannot be reached and may be primary.
 
-
-def _successors_out_of_sight(topology: Topology, source: Node) -> tuple[Node, ...]:
-    """Return the nodes that cannot be reached and may have taken the role from `source`: an earlier run promoted one of them."""
-    if not source.standby_signal and not source.fenced:
-        return ()
-    return tuple(node for node in topology.nodes if node.state == states.UNREACHABLE and node.member.priority > 0)
+    Each of them where the source is one: it may have been a cascade's parent, or have handed the role on before whoever named it was re-pointed.
+    Where the source was seen with the files of a standby, or fenced, an earlier run has promoted one of those that may be.
+    """
+    out_of_reach = tuple(node for node in topology.nodes if node.state == states.UNREACHABLE)
+    if source.state == states.UNREACHABLE:
+        return out_of_reach
+    if source.standby_signal or source.fenced:
+        return tuple(node for node in out_of_reach if node.member.priority > 0)
+    return ()
 
 
 def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
-    if limits.unfenced == "accept" or _switched_off(topology, source, limits):
+    """Return why an old primary may go on writing: which server that cannot be reached, or is starting, nobody has ended."""
+    if limits.unfenced == "accept":
         return []
     if source is None:
         return [
@@ -131,14 +131,12 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
                 "Make sure that no other server accepts writes, then repeat with -e pg_failover_unfenced=accept.",
             )
         ]
-    if source.state == states.UNREACHABLE:
+    if source.state == states.ABSENT and source.port_taken_by:
         return [
             Blocker(
-                "not_fenced", node.host, "the old primary cannot be reached, so it cannot be fenced", node.problem or "no answer",
-                "fenced, or known to be off",
-                "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command.",
+                "not_fenced", source.host, "there is no data directory where the inventory says, but something at the old primary's port",
+                source.port_taken_by, "nothing there", "Look what it is. If no primary, repeat with -e pg_failover_unfenced=accept.",
             )
-            for node in _perhaps_primary(topology, source)
         ]
     if source.state == states.STARTING and not source.standby_signal:
         return [
@@ -148,12 +146,20 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
             )
         ]
     return [
-        Blocker(
-            "not_fenced", node.host, "cannot be reached, and it may have taken over from {0}".format(source.host), node.problem or "no answer",
-            "an answer, or known to be off", "Make it reachable or switch it off, then repeat with -e pg_failover_unfenced=accept.",
-        )
-        for node in _successors_out_of_sight(topology, source)
+        _not_fenced(node, source)
+        for node in _perhaps_primary(topology, source)
+        if not limits.fence_command or node.problem == states.OUTSIDE_RUN
     ]
+
+
+def _not_fenced(node: Node, source: Node) -> Blocker:
+    why = "may be the primary" if source.state == states.UNREACHABLE else "may have taken over from {0}".format(source.host)
+    why = "is the old primary" if node is source else why
+    hint = "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command."
+    return Blocker(
+        "not_fenced", node.host, "cannot be reached, so it cannot be fenced, and {0}".format(why), node.problem or "no answer",
+        "fenced, or known to be off", "Repeat without --limit." if node.problem == states.OUTSIDE_RUN else hint,
+    )
 
 
 def _alive_blockers(topology: Topology, switch_off: tuple[str, ...]) -> list[Blocker]:
@@ -164,14 +170,17 @@ def _alive_blockers(topology: Topology, switch_off: tuple[str, ...]) -> list[Blo
     """
     nameless = any(not node.member.address for node in topology.nodes if node.host in switch_off)
     return [
-        Blocker(
-            "primary_out_of_sight", heard.sender, "cannot be observed from here, and {0} hears from it: it is alive".format(heard.standby.host),
-            "a message {0:.1f} s ago".format(heard.seconds_ago), "silence",
-            "Repair the way to it and run switchover.yml, or switch it off, then repeat.",
-        )
+        alive_blocker(heard, "silence", _hint_for_alive(topology, heard.sender))
         for heard in out_of_sight(topology)
         if heard.sender not in switch_off and not (nameless and topology.node(heard.sender) is None)
     ][:1]
+
+
+def _hint_for_alive(topology: Topology, sender: str) -> str:
+    """Return what to do about a server that is alive; a standby that sends to others must not be switched off alone."""
+    behind = [node.host for node in topology.nodes if node.state == states.UNREACHABLE and node.host != sender]
+    others = ", and {0} too, which may be the primary behind it".format(" and ".join(behind)) if behind else ""
+    return "Repair the way to it and run switchover.yml, or switch it off{0}, then repeat.".format(others)
 
 
 def _loss(source: Optional[Node], target: Node) -> Optional[int]:

@@ -20,6 +20,10 @@ CRASHED = "crashed"  # not running, not shut down cleanly
 ABSENT = "absent"  # there is no data directory
 UNREACHABLE = "unreachable"  # nothing could be observed on the host
 
+# Why nothing was, where that is known for certain.
+MACHINE_OFF = "its machine is not running"
+OUTSIDE_RUN = "it is outside this run (--limit)"
+
 PRIMARY = "primary"
 STANDBY = "standby"
 
@@ -200,6 +204,14 @@ class Node:
     def has_server_down(self) -> bool:
         """Whether the host was seen, has a data directory and no server that could be asked runs on it."""
         return self.state in (STOPPED, CRASHED, UNRESPONSIVE, STARTING)
+
+    @property
+    def was_primary(self) -> bool:
+        """Whether this server is down as a primary leaves it: its next start would open it read-write.
+
+        pg_rewind takes standby.signal away from a standby-to-be.
+        """
+        return self.has_server_down and not (self.standby_signal or self.fenced or self.rewind_unfinished)
 
     @property
     def replays_at_once(self) -> bool:

@@ -157,8 +157,8 @@ def repair_command(topology: Topology, problem: Blocker) -> str:
     if problem.reason == "no_primary":
         never = all(node.state == ABSENT for node in topology.nodes)
         return "ansible-playbook " + ("initial_setup.yml" if never else "failover.yml")
-    if problem.reason == "not_running" and not topology.primaries and not out_of_sight(topology):
-        return "ansible-playbook failover.yml && " + _START_NEW_STANDBY
+    if problem.reason == "not_running" and not topology.primaries:
+        return "ansible-playbook status.yml" if out_of_sight(topology) else "ansible-playbook failover.yml && " + _START_NEW_STANDBY
     node = topology.node(problem.host)
     return _COMMANDS.get(problem.reason, _START_NEW_STANDBY).format(host=shlex.quote(problem.host), port=node.member.port if node else "")
 

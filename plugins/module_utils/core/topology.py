@@ -142,15 +142,21 @@ class Heard(NamedTuple):
     seconds_ago: float
 
 
+def _seen_dead(topology: Topology) -> bool:
+    """Whether a host of the standbys' own system is down that was primary on the newest timeline."""
+    newest = max((node.timeline for node in topology.standbys), default=0)
+    systems = {node.system_identifier for node in topology.standbys}
+    return any(node.was_primary and node.timeline >= newest and node.system_identifier in systems for node in topology.nodes)
+
+
 def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
     """Return which standbys have just heard from a server that could not be observed: it is alive, and may be the primary.
 
-    The server is a host that cannot be reached from here, or an address that is no host's. Nobody counts where a host is down that would open
-    read-write on the newest timeline: that one was primary. Silence proves nothing: an idle primary may say nothing for half of the standby's
+    The server is a host that cannot be reached from here, one whose files are not where the inventory says, or an address that is no host's.
+    Nobody counts where the primary was seen dead. Silence proves nothing: an idle primary may say nothing for half of the standby's
     wal_receiver_timeout. A negative age is a clock that was set back.
     """
-    newest = max((node.timeline for node in topology.standbys), default=0)
-    if any(node.has_server_down and not node.standby_signal and node.timeline >= newest for node in topology.nodes):
+    if _seen_dead(topology):
         return ()
     found = []
     for node in topology.standbys:
@@ -161,9 +167,17 @@ def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
         sender = topology.by_endpoint(receiver.sender_host, receiver.sender_port)
         if sender is None:
             found.append(Heard(node, "{0} port {1}".format(receiver.sender_host, receiver.sender_port), age))
-        elif sender.state == nodes_module.UNREACHABLE:
+        elif sender.state in (nodes_module.UNREACHABLE, nodes_module.ABSENT):
             found.append(Heard(node, sender.host, age))
     return tuple(found)
+
+
+def alive_blocker(heard: Heard, required: str, hint: str) -> Blocker:
+    """Return the blocker for a sign of life."""
+    return Blocker(
+        "primary_out_of_sight", heard.sender, "cannot be observed from here, and {0} hears from it: it is alive".format(heard.standby.host),
+        "a message {0:.1f} s ago".format(heard.seconds_ago), required, hint,
+    )
 
 
 def _primary_problems(topology: Topology) -> list[Blocker]:
@@ -183,16 +197,7 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
         ]
     alive = out_of_sight(topology)
     if not primaries and alive:
-        return [
-            Blocker(
-                "primary_out_of_sight",
-                alive[0].sender,
-                "cannot be observed from here, and {0} hears from it: it is alive".format(alive[0].standby.host),
-                "a message {0:.1f} s ago".format(alive[0].seconds_ago),
-                "an answer",
-                "Do not fail over: repair the way to it.",
-            )
-        ]
+        return [alive_blocker(alive[0], "an answer", "Do not fail over: repair the way to it.")]
     if not primaries:
         return [
             Blocker(
@@ -207,7 +212,16 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
     return []
 
 
-def _down_problem(node: Node, *, has_primary: bool) -> Optional[Blocker]:
+def _hint_for_what_is_down(topology: Topology) -> str:
+    if topology.primaries:
+        return "Run start_new_standby.yml."
+    if out_of_sight(topology):
+        return "Once the primary can be seen run start_new_standby.yml."
+    return "Run failover.yml first, then start_new_standby.yml."
+
+
+def _down_problem(node: Node, hint: str) -> Optional[Blocker]:
+    """Return what is wrong with a node that cannot be asked; `hint` says how a server comes back that is down."""
     if node.state == nodes_module.UNREACHABLE:
         return Blocker(
             "unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or its connection."
@@ -215,7 +229,6 @@ def _down_problem(node: Node, *, has_primary: bool) -> Optional[Blocker]:
     if node.state == nodes_module.ABSENT:
         return Blocker("no_data", node.host, "has no server", "no data directory", "a standby", "Run initial_setup.yml.")
     if node.state != nodes_module.RUNNING:
-        hint = "Run start_new_standby.yml." if has_primary else "Run failover.yml first, then start_new_standby.yml."
         return Blocker("not_running", node.host, "the server does not run", node.problem or node.state, "running", hint)
     if node.problem:
         return Blocker(
@@ -326,8 +339,9 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     """
     wanted = set(expected) or {node.host for node in topology.nodes}
     found = [*_primary_problems(topology), *synchronous_problems(topology)]
+    hint = _hint_for_what_is_down(topology)
     for node in topology.nodes:
-        problem = _down_problem(node, has_primary=bool(topology.primaries or out_of_sight(topology)))
+        problem = _down_problem(node, hint)
         if problem is not None and node.host in wanted:
             found.append(problem)
     primary = topology.primary

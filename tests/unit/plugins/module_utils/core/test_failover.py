@@ -84,6 +84,7 @@ def test_plan_with_a_fence_command_leaves_a_starting_primary_alone() -> None:
 
 OUT_OF_REACH = down(cluster(), "pg1", states.UNREACHABLE)
 CASCADE = cluster(upstreams={"pg3": "pg2"})
+SECOND = cluster(primary="pg2", timeline=2)
 WITHOUT = replace(cluster(), nodes=cluster().nodes[1:])
 
 
@@ -112,6 +113,20 @@ WITHOUT = replace(cluster(), nodes=cluster().nodes[1:])
             hears(down(down(cluster(primary="pg2", timeline=2), "pg1"), "pg2", states.UNREACHABLE), "pg3", sender="pg2"), LIMITS, ["pg2"],
             id="an older primary that never came back does not hide it",
         ),
+        pytest.param(
+            hears(down(down(SECOND, "pg1", standby_signal=False, fenced=True, rewind_unfinished=True), "pg2", states.UNREACHABLE), "pg3", sender="pg2"),
+            ACCEPT, ["pg2"], id="nor does one whose rewind died: pg_rewind has taken its standby.signal away and brought the newer timeline's WAL",
+        ),
+        pytest.param(
+            hears(down(down(SECOND, "pg1", standby_signal=False, rewind_unfinished=True), "pg2", states.UNREACHABLE), "pg3", sender="pg2"),
+            ACCEPT, ["pg2"], id="nor one whose rewind died with the fence's note lost",
+        ),
+        pytest.param(
+            hears(change(down(down(cluster(), "pg3"), "pg1", states.UNREACHABLE), "pg3", standby_signal=False, system_identifier="7"), "pg2"),
+            ACCEPT, ["pg1"], id="nor a new cluster of another system",
+        ),
+        pytest.param(hears(down(cluster(), "pg1", states.ABSENT), "pg2"), LIMITS, ["pg1"], id="its files are not where the inventory says"),
+        pytest.param(hears(down(cluster(), "pg1", states.ABSENT), "pg2", silent_seconds=5), LIMITS, [], id="its files are gone, and it is silent"),
     ],
 )  # fmt: skip
 def test_plan_of_a_primary_that_a_standby_hears_from_is_refused(topology: Topology, limits: Limits, expected: list[str]) -> None:
@@ -134,6 +149,49 @@ def test_plan_past_a_cascades_parent_and_the_primary_out_of_reach_fences_both() 
     assert [note for note in notes if "NOT fenced" in note] == [
         f"{host} was NOT fenced: keep it off until start_new_standby.yml has run" for host in ("pg1", "pg2")
     ]
+
+
+def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_both() -> None:
+    """pg2 was primary, and a run that died had promoted pg1 before pg3 was re-pointed: pg3 still names pg2."""
+    topology = down(down(cluster(primary="pg2"), "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE)
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, reasons(plan.blockers)) == ("pg2", [("not_fenced", "pg1"), ("not_fenced", "pg2")])
+    assert [blocker.problem for blocker in plan.blockers] == [
+        "cannot be reached, so it cannot be fenced, and may be the primary", "cannot be reached, so it cannot be fenced, and is the old primary",
+    ]  # fmt: skip
+    assert plan_failover(topology, "", FENCE).switch_off == ("pg1", "pg2")
+
+
+def test_plan_with_a_fence_command_does_not_switch_off_what_is_off() -> None:
+    """Many such commands fail on a machine that is off, and then nobody could ever be promoted."""
+    off = change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem=states.MACHINE_OFF)
+    plan = plan_failover(off, "", FENCE)
+    assert (plan.blockers, plan.switch_off, plan.target) == ((), (), "pg2")
+    assert reasons(plan_failover(off, "", LIMITS).blockers) == [("not_fenced", "pg1")]
+
+
+def test_plan_with_a_fence_command_that_does_not_run_for_a_host_outside_the_run_is_refused() -> None:
+    outside = change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem=states.OUTSIDE_RUN)
+    plan = plan_failover(outside, "", FENCE)
+    assert [(blocker.reason, blocker.hint) for blocker in plan.blockers] == [("not_fenced", "Repeat without --limit.")]
+    assert plan.switch_off == ()
+
+
+def test_plan_past_a_living_cascades_parent_names_all_that_must_be_off() -> None:
+    """The parent that is heard is a standby: switched off alone it is silent, and the primary behind it goes on."""
+    topology = hears(down(down(CASCADE, "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE), "pg3", sender="pg2")
+    (blocker,) = plan_failover(topology, "", ACCEPT).blockers
+    assert "switch it off, and pg1 too, which may be the primary behind it" in blocker.hint
+    (alone,) = plan_failover(hears(OUT_OF_REACH, "pg2"), "", ACCEPT).blockers
+    assert "switch it off, then repeat" in alone.hint
+
+
+@pytest.mark.parametrize(("state", "expected"), [(states.ABSENT, [("not_fenced", "pg1")]), (states.CRASHED, [])])
+def test_plan_asks_about_a_listener_at_the_port_of_a_primary_whose_files_are_gone(state: str, expected: list[tuple[str, str]]) -> None:
+    """Beside files that say that the server is down it is somebody else, a pooler for one."""
+    topology = change(down(cluster(), "pg1", state), "pg1", port_taken_by="a listener")
+    assert reasons(plan_failover(topology, "", LIMITS).blockers) == expected
+    assert plan_failover(topology, "", ACCEPT).blockers == ()
 
 
 @pytest.mark.parametrize("word", ["yes", "true", "Accept", "accept "])
