@@ -17,6 +17,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 
@@ -28,6 +29,9 @@ SETTINGS = (
 )
 # Kept in postgresql.auto.conf by pg_settle, so that it can be told of a server that is down.
 SYNCHRONOUS = "synchronous_standby_names"
+
+# How long the server that a standby streams from is waited for: one that hangs takes a connection and says nothing.
+ANSWER_SECONDS = 2.0
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
@@ -206,6 +210,26 @@ def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
     found["configuration_unread"] = _is_newer_than(found.pop("configuration_read_at"), our_files(server))
 
 
+def _ask_silent_sender(server: Server, found: dict[str, Any]) -> None:
+    """Ask the server that a standby streams from for a sign of life when its last message is not one: an idle primary says nothing for half a minute.
+
+    Whoever answers with an error is alive too, but not another system's server that has the address now.
+    """
+    receiver = found.get("receiver") or {}
+    silent = receiver.get("silent_seconds")
+    if receiver.get("status") != "streaming" or silent is None or silent < SIGN_OF_LIFE_SECONDS:
+        return
+    account = server.account()
+    parameters = server.peer(receiver["sender_host"], receiver["sender_port"], found["upstream"].get("user", ""))
+    try:
+        with sql.connect(parameters, timeout_seconds=ANSWER_SECONDS, replication=True, as_uid=account.pw_uid if account else None) as session:
+            alive = session.row("IDENTIFY_SYSTEM")["systemid"] == found["system_identifier"]
+    except sql.SqlError as error:
+        alive = "FATAL" in error.message
+    if alive:
+        receiver["silent_seconds"] = 0.0
+
+
 def our_files(server: Server) -> list[Path]:
     """Return the files that roles write and a running server has to read."""
     return [Path(server.config_directory, "conf.d", "50-pg_ops.conf"), server.hba_file, server.state("tls", "server.pem")]
@@ -234,6 +258,7 @@ def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:
         state = states.UNRESPONSIVE if error.reason == "timeout" else alive
         return {**observe_files(server), "state": state, "problem": error.message}
     _add_files_of_running(server, found)
+    _ask_silent_sender(server, found)
     return found
 
 

@@ -65,7 +65,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Receiver:
-    """The WAL receiver of a standby (pg_stat_wal_receiver); `silent_seconds` is how long ago the last message came from the sender."""
+    """The WAL receiver of a standby (pg_stat_wal_receiver).
+
+    `silent_seconds` is how long ago the last message came from the sender, 0 where that was long ago and it answered when it was asked.
+    """
 
     status: str = ""
     sender_host: str = ""

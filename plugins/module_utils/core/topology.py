@@ -18,7 +18,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
 
-# A message younger than this when the standby is asked is a sign of life. A server that died just before is refused once; a repeat goes through.
+# A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. One
+# that died just before is refused once; a repeat goes through.
 SIGN_OF_LIFE_SECONDS = 1.0
 
 
@@ -153,8 +154,8 @@ def out_of_sight(topology: Topology) -> tuple[Heard, ...]:
     """Return which standbys have just heard from a server that could not be observed: it is alive, and may be the primary.
 
     The server is a host that cannot be reached from here, one whose files are not where the inventory says, or an address that is no host's.
-    Nobody counts where the primary was seen dead. Silence proves nothing: an idle primary may say nothing for half of the standby's
-    wal_receiver_timeout. A negative age is a clock that was set back.
+    Nobody counts where the primary was seen dead. Silence proves nothing: a server that hangs may go on later. A negative age is a clock that
+    was set back.
     """
     if _seen_dead(topology):
         return ()

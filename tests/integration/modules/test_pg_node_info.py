@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
 from real_servers import Node, Pair, digest, make_standby, wait_for, wait_replayed
 
 
@@ -124,6 +125,32 @@ def test_info_crashed_standby(pair: Pair) -> None:
     pair.standby.crash()
     node = info(pair.standby)
     assert (node["state"], node["role"], node["control_state"]) == ("crashed", "standby", "in archive recovery")
+
+
+def wait_for_silence(pair: Pair) -> None:
+    """Wait until the standby's last message from its idle primary is no sign of life any more."""
+    age = "SELECT extract(epoch FROM clock_timestamp() - last_msg_receipt_time) FROM pg_stat_wal_receiver"
+    wait_for(lambda: pair.standby.sql(age) > SIGN_OF_LIFE_SECONDS + 0.2, "the primary to say nothing")
+
+
+def test_info_standby_of_an_idle_primary_asks_it_for_a_sign_of_life(pair: Pair) -> None:
+    wait_for_silence(pair)
+    assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+    # One that refuses the connection is alive too.
+    pair.primary.append_conf("max_wal_senders = 1")
+    pair.primary.stop()
+    pair.primary.start()
+    wait_for(lambda: pair.standby.sql("SELECT status FROM pg_stat_wal_receiver") == "streaming", "the standby to stream again")
+    wait_for_silence(pair)
+    assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+
+
+def test_info_standby_of_a_frozen_primary_hears_nothing_within_the_deadline(pair: Pair) -> None:
+    wait_for_silence(pair)
+    pair.primary.freeze()
+    started = time.monotonic()
+    assert info(pair.standby)["receiver"]["silent_seconds"] > SIGN_OF_LIFE_SECONDS
+    assert time.monotonic() - started < 5
 
 
 def test_info_frozen_server_is_unresponsive_within_the_deadline(pair: Pair) -> None:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.integration.playbooks.cluster import Cluster, writing
+from tests.integration.playbooks.cluster import Cluster, wait_for, writing
 from tests.integration.playbooks.test_refusals import refused
 
 UNREACHABLE = {"pgsql1": {"ansible_connection": "ssh", "ansible_port": 1, "ansible_host": "127.0.0.1"}}
@@ -20,18 +21,31 @@ ACCEPT = ("-e", "pg_failover_unfenced=accept")
 ALIVE = "cannot be observed from here, and pgsql2 hears from it: it is alive (observed: a message 0."
 
 
+@contextmanager
+def silence(cluster: Cluster) -> Iterator[None]:
+    """Wait until the standby has heard nothing for so long that it must ask."""
+    age = "SELECT extract(epoch FROM clock_timestamp() - last_msg_receipt_time) > 1.2 FROM pg_stat_wal_receiver"
+    wait_for(lambda: cluster.sql("pgsql2", age) == "t", "the primary to say nothing")
+    yield
+
+
 @pytest.fixture
 def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     yield set_up(2)
 
 
 @pytest.mark.parametrize(
-    ("inventory", "limit"), [pytest.param(UNREACHABLE, (), id="out of reach"), pytest.param(GONE, LEFT, id="gone from the inventory")]
+    ("inventory", "limit", "busy"),
+    [
+        pytest.param(UNREACHABLE, (), True, id="out of reach"),
+        pytest.param(UNREACHABLE, (), False, id="out of reach and idle"),
+        pytest.param(GONE, LEFT, False, id="gone from the inventory"),
+    ],
 )
 def test_primary_that_a_standby_hears_from_is_not_failed_over_whatever_is_accepted(
-    cluster: Cluster, inventory: dict[str, Any], limit: tuple[str, ...]
+    cluster: Cluster, inventory: dict[str, Any], limit: tuple[str, ...], busy: bool
 ) -> None:
-    with writing(cluster):
+    with writing(cluster) if busy else silence(cluster):
         refused(cluster, "failover", *ACCEPT, *limit, said=(ALIVE, "Repair the way to it and run switchover.yml"), inventory=inventory)
         status = cluster.run("status", *limit, inventory=inventory)
     assert status.returncode == 3, status.output
