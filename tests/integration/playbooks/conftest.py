@@ -16,7 +16,7 @@ from tests.integration.playbooks.cluster import Cluster, make_cluster
 
 # The files that take longest, longest first: begun early, none of them runs alone at the end (with --no-loadscope-reorder).
 LONGEST_FILES = (
-    "test_heal", "test_rotate_secrets", "test_lifecycle", "test_synchronous", "test_refusals", "test_kill_switchover", "test_three_clusters",
+    "test_heal", "test_rotate_secrets", "test_demo", "test_lifecycle", "test_synchronous", "test_refusals", "test_kill_switchover", "test_three_clusters",
     "test_kill_start_new_standby", "test_archive", "test_failover_slots", "test_status", "test_late_standby",
 )  # fmt: skip
 

@@ -11,15 +11,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from scripts.run_checks import CHECKOUT, tracked_files
+from tests.integration.playbooks.cluster import wait_for
 
-# Every Debian has it, and no file belongs to it.
-ACCOUNT = "nobody"
+ACCOUNT = "pgops-newcomer"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,26 @@ class Newcomer:
         return done.stdout
 
 
+def alter_accounts(*argv: str) -> None:
+    """Run useradd or userdel; each locks the files of accounts, and another test may be at it."""
+    wait_for(lambda: subprocess.run(argv, stdout=subprocess.DEVNULL, check=False).returncode == 0, " ".join(argv), timeout_seconds=30)
+
+
+@contextmanager
+def ordinary_account(home: Path) -> Iterator[pwd.struct_passwd]:
+    alter_accounts("useradd", "--system", "--no-create-home", "--home-dir", str(home), "--user-group", "--shell", "/bin/sh", ACCOUNT)
+    try:
+        yield pwd.getpwnam(ACCOUNT)
+    finally:
+        alter_accounts("userdel", ACCOUNT)
+
+
 @pytest.fixture
 def newcomer() -> Iterator[Newcomer]:
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
-    account = pwd.getpwnam(ACCOUNT)
-    with tempfile.TemporaryDirectory(prefix="pg_ops_demo_") as directory:
+    with tempfile.TemporaryDirectory(prefix="pg_ops_demo_") as directory, ordinary_account(Path(directory) / "home") as account:
+        os.chmod(directory, 0o755)
         made = Newcomer(account, Path(directory) / "checkout", Path(directory) / "home")
         for name in tracked_files():
             target = made.checkout / name
