@@ -153,11 +153,13 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
 
 
 def _not_fenced(node: Node, source: Node) -> Blocker:
-    why = "may be the primary" if source.state == states.UNREACHABLE else "may have taken over from {0}".format(source.host)
-    why = "is the old primary" if node is source else why
+    problem = "the old primary cannot be reached, so it cannot be fenced"
+    if node is not source:
+        may = "be the primary" if source.state == states.UNREACHABLE else "have taken over from {0}".format(source.host)
+        problem = "cannot be reached, so it cannot be fenced, and it may {0}".format(may)
     hint = "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command."
     return Blocker(
-        "not_fenced", node.host, "cannot be reached, so it cannot be fenced, and {0}".format(why), node.problem or "no answer",
+        "not_fenced", node.host, problem, node.problem or "no answer",
         "fenced, or known to be off", "Repeat without --limit." if node.problem == states.OUTSIDE_RUN else hint,
     )
 

@@ -157,7 +157,7 @@ def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_bo
     plan = plan_failover(topology, "", LIMITS)
     assert (plan.source, reasons(plan.blockers)) == ("pg2", [("not_fenced", "pg1"), ("not_fenced", "pg2")])
     assert [blocker.problem for blocker in plan.blockers] == [
-        "cannot be reached, so it cannot be fenced, and may be the primary", "cannot be reached, so it cannot be fenced, and is the old primary",
+        "cannot be reached, so it cannot be fenced, and it may be the primary", "the old primary cannot be reached, so it cannot be fenced",
     ]  # fmt: skip
     assert plan_failover(topology, "", FENCE).switch_off == ("pg1", "pg2")
 
