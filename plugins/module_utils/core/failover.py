@@ -160,7 +160,7 @@ def _not_fenced(node: Node, source: Node) -> Blocker:
     hint = "Switch the machine off or cut it from the clients, then repeat with -e pg_failover_unfenced=accept. Or set pg_fence_command."
     return Blocker(
         "not_fenced", node.host, problem, node.problem or "no answer",
-        "fenced, or known to be off", "Repeat without --limit." if node.problem == states.OUTSIDE_RUN else hint,
+        "fenced, or known to be off", "Repeat without --limit. " + hint if node.problem == states.OUTSIDE_RUN else hint,
     )
 
 

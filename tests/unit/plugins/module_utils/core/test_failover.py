@@ -173,8 +173,8 @@ def test_plan_with_a_fence_command_does_not_switch_off_what_is_off() -> None:
 def test_plan_with_a_fence_command_that_does_not_run_for_a_host_outside_the_run_is_refused() -> None:
     outside = change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem=states.OUTSIDE_RUN)
     plan = plan_failover(outside, "", FENCE)
-    assert [(blocker.reason, blocker.hint) for blocker in plan.blockers] == [("not_fenced", "Repeat without --limit.")]
-    assert plan.switch_off == ()
+    assert (reasons(plan.blockers), plan.switch_off) == ([("not_fenced", "pg1")], ())
+    assert plan.blockers[0].hint.startswith("Repeat without --limit. ")
 
 
 def test_plan_past_a_living_cascades_parent_names_all_that_must_be_off() -> None:
