@@ -229,7 +229,7 @@ class ActionModule(ActionBase):
         if plan.action == REFUSE:
             self._refuse_alone(plan.blockers)
         if plan.action != NOTHING:
-            display.display("{0}: {1}, because {2}".format(self._host, plan.action, plan.why))
+            display.display("{0}: {1}".format(self._host, plan.said))
         arriving = [
             node.host
             for node in topology.others(primary.host)
@@ -290,7 +290,7 @@ class ActionModule(ActionBase):
             return ["Cluster {0}: nothing to heal. Primary {1}.".format(topology.cluster, plan.kept)]
         lines = ["Cluster {0}: what is to be healed".format(topology.cluster), *("  " + note for note in plan.notes)]
         for host, way in plan.ways:
-            words = "{0}, because {1}".format(way.action, way.why) if way.action not in (NOTHING, REFUSE) else way.why
+            words = way.said if way.action not in (NOTHING, REFUSE) else way.why
             fenced = "fenced, then " if host in plan.fence else ""
             lines.append("  {0}: {1}{2}".format(host, fenced, words))
         return lines

@@ -44,6 +44,7 @@ SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')
        (SELECT checkpoint_lsn::text FROM pg_control_checkpoint()) AS checkpoint_lsn,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS client_connections,
        extract(epoch FROM pg_conf_load_time())::float AS configuration_read_at,
+       current_setting('restore_command') <> '' AS has_restore_command,
        (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
        (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name,
        (SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS newest_wal_timeline
@@ -155,6 +156,7 @@ def observe_files(server: Server) -> dict[str, Any]:
         "oldest_wal_lsn": format_lsn(wal_pages.oldest_position(wal, control.wal_segment_bytes)),
         "timeline_history": history.read_text(encoding="utf-8") if history.is_file() else "",
         "standby_signal": signal_file,
+        "has_restore_command": bool(server.configured("restore_command")),
         "data_checksums": control.data_checksums,
         "wal_log_hints": control.wal_log_hints,
         "upstream": _upstream(settings),

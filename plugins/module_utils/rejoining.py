@@ -23,11 +23,14 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
     utc_stamp,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import asked_segments, missing_segments
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
+from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import undelivered
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -106,6 +109,9 @@ def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
     would replay that too, and if the primary lacks it, fork off.
     """
     chosen = decisions.plan_rejoin(Topology("", (primary, here)), here)
+    if chosen.missing_lsn:
+        missing = missing_segments(primary, chosen.missing_lsn, segment_bytes=server.control_data().wal_segment_bytes)
+        chosen = decisions.answered_by_archive(chosen, here, undelivered(server, asked_segments(missing)))
     past = decisions.shared_past(here, primary) if chosen.action == decisions.START else None
     if past is not None and past[1] is not None and _has_wal_behind(server, here, past[1]):
         return decisions.plan_with_own_wal(here, primary)
@@ -265,13 +271,30 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms, fork_lsn: str) -> No
     server.remove_note("rewind")
 
 
-def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str) -> None:
+def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str, *, patience_seconds: float = 0) -> None:
     point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
     if server.postmaster_pid():
         server.reload()
     else:
         server.start(timeout_seconds=terms.start_timeout_seconds)
-    wait_until_replayed(server, mark_lsn=mark, timeline=primary.timeline, timeout_seconds=terms.start_timeout_seconds)
+    wait_until_replayed(
+        server, mark_lsn=mark, timeline=primary.timeline, timeout_seconds=terms.start_timeout_seconds, patience_seconds=patience_seconds
+    )
+
+
+def _start_from_archive(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str) -> None:
+    """Start a server that fetches WAL from its archive first, for as long as a copy would have been given, if only its replay advances."""
+    try:
+        _start_and_prove(server, peer, terms, primary, mark, patience_seconds=terms.clone_timeout_seconds)
+    except PgOpsError as error:
+        if error.reason == "boot_guard":
+            raise
+        raise ServerError(
+            error.message, reason=error.reason, observed=error.observed, required=error.required,
+            hint="Its log says what became of the WAL from the archive. What it has replayed stays: repeat, and it goes on from there, or is copied"
+            " anew where the archive lacks the next segment. If it ends where it ended before, stop it, move {0} aside and repeat: then it is copied"
+            " anew.".format(server.data_directory),
+        ) from error
 
 
 def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> dict[str, Any]:
@@ -327,7 +350,8 @@ def rejoin(
     server.write_note("fenced", {"by": "pg_rejoin"})
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
-    _start_and_prove(server, peer, terms, primary, mark)
+    prove = _start_from_archive if chosen.missing_lsn else _start_and_prove
+    prove(server, peer, terms, primary, mark)
     server.remove_note("fenced")
     result["seconds"] = round(time.monotonic() - started, 3)
     return result

@@ -176,7 +176,8 @@ class Server:
         return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
 
     def run(
-        self, argv: Sequence[str], *, timeout_seconds: float, check: bool = True, stdin: str = "", environment: Optional[Mapping[str, str]] = None
+        self, argv: Sequence[str], *, timeout_seconds: float, check: bool = True, stdin: str = "", environment: Optional[Mapping[str, str]] = None,
+        directory: str = "/",
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as the server's account with LC_ALL=C; raises ServerError when it fails or does not end in time."""
         account = self.account()
@@ -184,7 +185,7 @@ class Server:
         try:
             done = subprocess.run(
                 list(argv), input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False,
-                cwd="/", env=env, **self._switch(),
+                cwd=directory, env=env, **self._switch(),
             )
         except subprocess.TimeoutExpired as error:
             raise ServerError(
@@ -301,6 +302,12 @@ class Server:
         done = self.run([self.program("pg_controldata"), "-D", self.data_directory], timeout_seconds=30)
         # 17 and later warn of a corrupt file on stderr only.
         return parse_control_data(done.stdout + done.stderr)
+
+    def configured(self, name: str) -> str:
+        """Return what a setting would be at a start, read from all configuration files by PostgreSQL itself; empty where it cannot read them."""
+        argv = [self.program("postgres"), "-D", self.data_directory, "-c", "config_file={0}".format(self.config_file), "-C", name]
+        done = self.run(argv, timeout_seconds=30, check=False)
+        return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
     @property
     def auto_conf(self) -> Path:

@@ -132,12 +132,16 @@ def timeline_history(session: sql.Session, timeline: int) -> str:
     return bytes(content).decode("utf-8") if not isinstance(content, str) else content
 
 
-def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float) -> dict[str, Any]:
+def wait_until_replayed(
+    server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float, patience_seconds: float = 0
+) -> dict[str, Any]:
     """Wait until this standby streams on `timeline` and has replayed `mark_lsn`; raises ServerError at the deadline.
 
+    For `patience_seconds` the deadline is put off as long as the replay advances: an archive may have much WAL for it.
     The state 'streaming' alone proves nothing: a standby that has forked off flickers through it in a loop.
     """
-    deadline = time.monotonic() + timeout_seconds
+    begun = time.monotonic()
+    deadline, reached = begun + timeout_seconds, 0
     mark = parse_lsn(mark_lsn) if mark_lsn else 0
     seen: dict[str, Any] = {}
     session = server.wait_for_sql(timeout_seconds=timeout_seconds)
@@ -147,9 +151,12 @@ def wait_until_replayed(server: Server, *, mark_lsn: str, timeline: int, timeout
             replayed = parse_lsn(seen["replay_lsn"]) if seen["replay_lsn"] else 0
             if seen["status"] == "streaming" and seen["timeline"] >= timeline and replayed >= mark:
                 return seen
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if replayed > reached:
+                reached, deadline = replayed, max(deadline, min(now + timeout_seconds, begun + patience_seconds))
+            if now > deadline:
                 break
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS if now - begun < timeout_seconds else 1)
     raise ServerError(
         "the standby does not stream past {0} on timeline {1}".format(mark_lsn or "-", timeline), reason="not_streaming",
         observed="{0}, timeline {1}, replayed {2}".format(seen["status"] or "no WAL receiver", seen["timeline"], seen["replay_lsn"] or "-"),

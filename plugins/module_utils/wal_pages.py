@@ -18,6 +18,8 @@ SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 24, 40  # of a page, and of a segment's 
 PAGE_HEADER = struct.Struct("<HHIQ")
 # XLogRecord (access/xlogrecord.h) begins with: uint32 total length, uint32 transaction id, uint64 LSN of the record before it.
 RECORD_HEADER = struct.Struct("<IIQ")
+# XLogLongPageHeaderData, a segment's first: the short one, uint32 length of a record that goes on, padding, uint64 system identifier.
+LONG_HEADER = struct.Struct("<HHIQI4xQ")
 SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
 
 
@@ -33,6 +35,14 @@ def segment_positions(directory: Path, segment_bytes: int) -> dict[int, list[Pat
     for paths in found.values():
         paths.sort(reverse=True)
     return found
+
+
+def is_segment_of(path: Path, system_identifier: str, segment_bytes: int) -> bool:
+    """Whether a file is a whole WAL segment that was written by that cluster; an archive may hold an earlier cluster's under the same names."""
+    if not path.is_file() or path.stat().st_size != segment_bytes:
+        return False
+    with path.open("rb") as stream:
+        return str(LONG_HEADER.unpack(stream.read(LONG_HEADER.size))[5]) == system_identifier
 
 
 def newest_timeline(directory: Path) -> int:

@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Compares this server with the primary and takes the cheapest safe way. A server whose WAL ends in the primary's past is started,
     one that has WAL of its own is rewound, and where neither can be done it is copied anew, with the old directory kept.
+  - Before it is copied because the primary has recycled the WAL that it needs, its own C(restore_command) is asked for that WAL. Where segments
+    from there to the oldest that the primary has are delivered, all of them or eight of many, it is started and fetches them. Check mode asks too.
   - Before anything is thrown away, a report lists the transactions that exist only here, and their WAL is copied beside it.
   - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start.
   - Refuses data of another cluster, another major version, and a server that is on a newer timeline than the primary.
@@ -40,7 +42,9 @@ options:
     default: ""
     version_added: 0.2.0
   start_timeout_seconds:
-    description: How long the server may take to stream.
+    description:
+      - How long the server may take to stream. One that fetches WAL from its archive may take so long without any progress of its replay, and
+        O(clone_timeout_seconds) in all.
     type: float
     default: 120
   rewind_timeout_seconds:
@@ -82,7 +86,7 @@ action:
   type: str
   sample: rewind
 why:
-  description: The reason for it.
+  description: The reason for it, with what the server's archive answered where it was asked.
   returned: success
   type: str
 report:

@@ -158,6 +158,7 @@ class Node:
     replay_age_seconds: Optional[float] = None
     timeline_history: str = ""
     standby_signal: bool = False
+    has_restore_command: bool = False
     fenced: bool = False
     rewind_unfinished: bool = False
     upstream: Upstream = field(default_factory=Upstream)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
@@ -26,12 +26,22 @@ WAL_PAGE_BYTES = 8192
 
 @dataclass(frozen=True)
 class RejoinPlan:
-    """What is done with one node, why, and from where on its WAL is its own (empty when nothing is lost)."""
+    """What is done with one node, why, and from where on its WAL is its own (empty when nothing is lost).
+
+    `missing_lsn`: from where on the primary lacks WAL that the node's archive may have, or, where it is not copied, has; otherwise empty.
+    """
 
     action: str
     why: str
     fork_lsn: str = ""
     blockers: tuple[Blocker, ...] = ()
+    missing_lsn: str = ""
+
+    @property
+    def said(self) -> str:
+        """The plan as people read it; whether the archive has that WAL is asked on the host, at the moment of acting."""
+        unless = ", unless its restore_command fetches that WAL" if self.action == RECLONE and self.missing_lsn else ""
+        return "{0}, because {1}{2}".format(self.action, self.why, unless)
 
 
 def _refuse(reason: str, node: Node, problem: str, observed: str, required: str, hint: str) -> RejoinPlan:
@@ -100,8 +110,9 @@ def plan_stopped(node: Node, primary: Node) -> RejoinPlan:
     if past[1] is None and node.standby_signal and node.upstream.host:
         return RejoinPlan(START, "it is on the primary's own timeline")
     if _is_unstarted_copy(node):
-        gone = _wal_is_gone(node, primary)
-        return RejoinPlan(RECLONE if gone else START, "it is a copy that was never started" + (", and the WAL that it needs is gone" if gone else ""))
+        if _wal_is_gone(node, primary):
+            return _copy_or_fetch(node, "it is a copy that was never started, and the WAL that it needs is no longer on {0}".format(primary.host))
+        return RejoinPlan(START, "it is a copy that was never started")
     return _throw_away(node, primary, past)
 
 
@@ -148,7 +159,7 @@ def _start_or_copy(node: Node, primary: Node, end: int, past: tuple[int, Optiona
             "at most " + primary.current_lsn, "One of the two is a copy that was set back; decide which of them is right.",
         )
     if _wal_is_gone(node, primary):
-        return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
+        return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
     if node.control_state.startswith("shut down"):
         return RejoinPlan(START, "it was shut down cleanly at {0}, which {1} has passed".format(format_lsn(end), primary.host))
     return RejoinPlan(START, "it crashed as a standby and has no WAL of its own")
@@ -185,16 +196,36 @@ def _end_of_wal(node: Node) -> Optional[int]:
     return max(checkpoint or 0, parse_lsn(node.min_recovery_lsn or "0/0"))
 
 
-def _wal_is_gone(node: Node, primary: Node) -> bool:
-    """Whether the primary has recycled the segment in which the node's own WAL ends: streaming starts there.
+def _needed_position(node: Node) -> int:
+    """Return where the node's own WAL ends: streaming starts in that segment. 0 when it is unknown.
 
     The WAL from the node's redo point to that end lies in its own pg_wal. The end read from files is an upper bound to the page.
     """
     end = parse_lsn((node.position_lsn if node.is_running_standby else node.wal_end_lsn) or "0/0")
     if not node.is_running_standby:
         end = max(0, end - WAL_PAGE_BYTES)
-    needed = max(end, parse_lsn(node.redo_lsn or "0/0"))
+    return max(end, parse_lsn(node.redo_lsn or "0/0"))
+
+
+def _wal_is_gone(node: Node, primary: Node) -> bool:
+    """Whether the primary has recycled WAL that the node needs."""
+    needed = _needed_position(node)
     return bool(needed and primary.oldest_wal_lsn) and needed < parse_lsn(primary.oldest_wal_lsn)
+
+
+def _copy_or_fetch(node: Node, why: str) -> RejoinPlan:
+    """Return the plan for a node whose WAL is gone from the primary: a copy, as long as its archive has not answered."""
+    return RejoinPlan(RECLONE, why, missing_lsn=format_lsn(_needed_position(node)) if node.has_restore_command else "")
+
+
+def answered_by_archive(chosen: RejoinPlan, node: Node, undelivered: str) -> RejoinPlan:
+    """Return a plan that waits for the archive with its answer: which segment it does not deliver and why, empty when it has what is missing.
+
+    A standby that runs is fetching that WAL already, and would stream behind it.
+    """
+    if undelivered:
+        return replace(chosen, why="{0}, nor does its restore_command fetch it ({1})".format(chosen.why, undelivered), missing_lsn="")
+    return replace(chosen, action=FOLLOW if node.is_running_standby else START, why="{0}, but its archive has it".format(chosen.why))
 
 
 def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
@@ -225,5 +256,5 @@ def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
     if not _is_past(node, past, parse_lsn(node.position_lsn or "0/0")):
         return _throw_away(node, primary, past)
     if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
-        return RejoinPlan(RECLONE, "the WAL that it needs is no longer on {0}".format(primary.host))
+        return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
     return RejoinPlan(FOLLOW, wrong.problem)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import quote_conf_value
 from real_servers import (
     Answer,
     Node,
@@ -22,9 +24,11 @@ from real_servers import (
     digest,
     end_processes,
     make_standby,
+    own,
     passfile_options,
     process_ids,
     start_module,
+    start_pair,
     wait_for,
     wait_replayed,
 )
@@ -124,6 +128,146 @@ def test_rejoin_standby_of_another_server_follows(pair: Pair) -> None:
     answer = rejoin(pair.spare, pair.standby)
     assert answer.changed and answer["action"] == "follow"
     assert_follows(pair.spare, pair.standby)
+
+
+# --- WAL that only an archive has ---
+
+
+def archive_of(pair: Pair) -> Path:
+    """Have both archive their WAL and fetch it, with what a shell and PostgreSQL make something else of."""
+    place = pair.primary.home / "an 'archive' 100%f"
+    place.mkdir()
+    own(place)
+    quoted = shlex.quote(str(place)).replace("%", "%%")
+    for node in (pair.primary, pair.standby):
+        node.append_conf(f"""archive_mode = on
+archive_command = {quote_conf_value(f"cp %p {quoted}/%f")}
+restore_command = {quote_conf_value(f"echo %f %r >> fetched; cp {quoted}/%f %p")}""")
+    return place
+
+
+def recycle(pair: Pair, archive: Path) -> tuple[str, list[str]]:
+    """Have the primary archive and recycle what its stopped standby needs; returns where its WAL begins then, and the names of what is gone."""
+    needed = pair.primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    for node in (pair.standby, pair.spare):
+        pair.primary.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", node.slot)
+    first = 700 + len(pair.primary.numbers())
+    segments_pass(pair.primary, range(first, first + 4))
+
+    def oldest() -> str:
+        pair.primary.sql("CHECKPOINT")
+        return str(pair.primary.sql("SELECT min(name) FROM pg_ls_waldir() WHERE length(name) = 24"))
+
+    segment = wait_for(lambda: max(oldest(), needed) > needed and oldest(), "the archiver, and a checkpoint behind it")
+    gone = sorted(path.name for path in archive.iterdir() if needed[8:] <= path.name[8:] < segment[8:] and len(path.name) == 24)
+    assert len(gone) >= 3 and gone[0][8:] == needed[8:]
+    return keep_wal(pair.primary, pair.standby.slot), gone
+
+
+Archived = tuple[Pair, Path, str, list[str]]
+
+
+@pytest.fixture
+def archived(stopped_pair: Pair) -> Archived:
+    """A stopped standby whose WAL only the archive has: the pair, the archive, where the primary's WAL begins, the names of what is gone there."""
+    archive = archive_of(stopped_pair)
+    start_pair(stopped_pair)
+    stopped_pair.standby.stop()
+    return stopped_pair, archive, *recycle(stopped_pair, archive)
+
+
+def fetched(node: Node) -> list[str]:
+    """Return which segments were asked for, each with its restart point."""
+    return [line for line in (node.data / "fetched").read_text(encoding="utf-8").splitlines() if ".history" not in line]
+
+
+def test_rejoin_standby_whose_wal_the_archive_has_is_started(archived: Archived) -> None:
+    pair, _archive, oldest, gone = archived
+    asked = len(fetched(pair.standby))
+    inode, before = pair.standby.data.stat().st_ino, digest(pair.standby.data / "base")
+    checked = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest, check_mode=True)
+    assert checked.changed and checked["action"] == "start", checked.text
+    assert checked["why"] == "the WAL that it needs is no longer on alpha, but its archive has it"
+    assert fetched(pair.standby)[asked:] == [f"{name} {'0' * 24}" for name in gone], "nothing may be removed from the archive"
+    assert digest(pair.standby.data / "base") == before and not pair.standby.pid()
+    assert not (pair.standby.state / "fetched-wal").exists()
+    answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest)
+    assert answer.changed and answer["action"] == "start", answer.text
+    assert pair.standby.data.stat().st_ino == inode and not list(pair.standby.home.glob("data.*"))
+    assert_follows(pair.standby, pair.primary)
+    assert not rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest).changed
+
+
+def test_rejoin_old_primary_gets_the_new_timeline_from_the_archive(stopped_pair: Pair) -> None:
+    """The segment in which its own WAL ends is that of the fork: what the archive has of it is on timeline 2."""
+    pair, archive = stopped_pair, archive_of(stopped_pair)
+    start_pair(pair)
+    pair.primary.stop()
+    end = pair.primary.control("Latest checkpoint location")
+    wait_for(lambda: pair.standby.sql("SELECT pg_last_wal_replay_lsn() > %s::pg_lsn", end), "the shutdown checkpoint")
+    promote(pair.standby)
+    turned = Pair(pair.standby, pair.primary, pair.spare)
+    oldest, gone = recycle(turned, archive)
+    assert {name[:8] for name in gone} == {"00000002"}
+    answer = rejoin(turned.standby, turned.primary, oldest_wal_lsn=oldest)
+    assert answer.changed and answer["action"] == "start", answer.text
+    assert "its archive has it" in answer["why"]
+    assert_follows(turned.standby, turned.primary)
+
+
+@pytest.mark.parametrize("lost", ["first", "last", "between", "another cluster's", "half"])
+def test_rejoin_standby_whose_archive_lacks_a_segment_is_copied_anew(archived: Archived, lost: str) -> None:
+    pair, archive, oldest, gone = archived
+    name = {"first": gone[0], "last": gone[-1]}.get(lost, gone[1])
+    path, seen = archive / name, "exit status 1"
+    if lost == "another cluster's":
+        with path.open("r+b") as stream:
+            stream.seek(24)
+            stream.write(b"\0" * 8)
+    elif lost == "half":
+        os.truncate(path, 8 << 20)
+    else:
+        path.unlink()
+    if lost in ("another cluster's", "half"):
+        seen = "what came is no whole segment of this cluster"
+    answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest)
+    assert answer.changed and answer["action"] == "reclone", answer.text
+    assert answer["why"] == f"the WAL that it needs is no longer on alpha, nor does its restore_command fetch it ({name}: {seen})"
+    assert os.path.isdir(answer["kept_directory"])
+    assert not (pair.standby.state / "fetched-wal").exists()
+    assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_running_standby_whose_wal_the_archive_has_is_waited_for(archived: Archived) -> None:
+    pair, archive, oldest, gone = archived
+    aside = archive.parent / "aside"
+    (archive / gone[1]).rename(aside)
+    pair.standby.start()
+    wait_for(lambda: any(line.startswith(gone[1]) for line in fetched(pair.standby)), "the standby to ask for what is not there")
+    checked = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest, check_mode=True)
+    assert checked["action"] == "reclone", checked.text
+    pair.standby.sql("SELECT pg_wal_replay_pause()")
+    aside.rename(archive / gone[1])
+    run = start_module("pg_rejoin", pair.standby.towards(pair.primary, oldest_wal_lsn=oldest, **QUICK))
+    wait_for(lambda: f"{gone[-1]} {'0' * 24}" in fetched(pair.standby), "the question for the last segment")
+    pair.standby.sql("SELECT pg_wal_replay_resume()")
+    answer = run.wait()
+    assert answer.changed and answer["action"] == "follow", answer.text
+    assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_archive_that_breaks_on_the_way_fails_with_what_to_do_and_loses_nothing(archived: Archived) -> None:
+    """Only the replay finds damage behind a segment's first page header."""
+    pair, archive, oldest, gone = archived
+    path = archive / gone[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:64] + b"\0" * (len(whole) - 64))
+    answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest, start_timeout_seconds=3)
+    assert f"move {pair.standby.data} aside and repeat" in answer.refusal("not_streaming")
+    assert (pair.standby.data / "PG_VERSION").exists() and pair.standby.note("fenced")
+    path.write_bytes(whole)
+    assert rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest).changed, "the note at least"
+    assert_follows(pair.standby, pair.primary)
 
 
 # --- rewind ---

@@ -16,6 +16,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin imp
     REFUSE,
     REWIND,
     START,
+    RejoinPlan,
+    answered_by_archive,
     plan_rejoin,
     plan_stopped,
 )
@@ -293,6 +295,52 @@ def test_plan_of_a_running_standby(changes: dict[str, Any], action: str) -> None
     topology = change(PLANNED, "pg3", **changes)
     plan = plan_rejoin(topology, the(topology, "pg3"))
     assert (plan.action, plan.blockers) == (action, ())
+
+
+# -- WAL that only an archive may have -------------------------------------------------------------------------------------------
+
+ENDED = {"redo_lsn": "0/1000000", "wal_end_lsn": "0/2002000"}
+GONE = "the WAL that it needs is no longer on pg2"
+NEVER_STARTED = {"standby_signal": True, "upstream": Upstream("192.0.2.9"), **ENDED}
+STOOD_STILL = {"receiver": Receiver(), "replay_lsn": "0/2000000", "receive_lsn": "0/2000000", "redo_lsn": "0/1000000"}
+ASKED = [
+    pytest.param(standby(**ENDED), "pg1", START, GONE, id="stopped"),
+    pytest.param(standby(states.CRASHED, **ENDED), "pg1", START, GONE, id="crashed"),
+    pytest.param(stopped(**ENDED), "pg1", START, GONE, id="an old primary that handed over"),
+    pytest.param(crashed(**NEVER_STARTED), "pg1", START, "it is a copy that was never started, and " + GONE, id="a copy that was never started"),
+    pytest.param(change(PLANNED, "pg3", **STOOD_STILL), "pg3", FOLLOW, GONE, id="running"),
+]
+
+
+@pytest.mark.parametrize(("topology", "host", "action", "why"), ASKED)
+def test_plan_of_a_node_whose_wal_is_gone_is_what_its_archive_answers(topology: Topology, host: str, action: str, why: str) -> None:
+    assert plan_rejoin(topology, the(topology, host)) == RejoinPlan(RECLONE, why), "nobody is asked who fetches nothing"
+    topology = change(topology, host, has_restore_command=True)
+    node = the(topology, host)
+    plan = plan_rejoin(topology, node)
+    assert plan == RejoinPlan(RECLONE, why, missing_lsn="0/2000000")
+    assert plan.said == f"reclone, because {why}, unless its restore_command fetches that WAL"
+    delivered = answered_by_archive(plan, node, "")
+    assert delivered == RejoinPlan(action, f"{why}, but its archive has it", missing_lsn="0/2000000")
+    assert delivered.said == f"{action}, because {why}, but its archive has it"
+    lacking = answered_by_archive(plan, node, "000000010000000000000002: exit status 1")
+    assert lacking == RejoinPlan(RECLONE, f"{why}, nor does its restore_command fetch it (000000010000000000000002: exit status 1)")
+    assert lacking.said == f"reclone, because {lacking.why}"
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param(standby(), id="the primary has it"),
+        pytest.param(change(crashed(), "pg2", oldest_wal_lsn="0/6000000"), id="the WAL from the fork on is gone"),
+        pytest.param(crashed(data_checksums=False), id="pg_rewind is not possible"),
+        pytest.param(standby(rewind_unfinished=True, **ENDED), id="a rewind broke off"),
+        pytest.param(down(PLANNED, "pg1", states.ABSENT), id="no data directory"),
+    ],
+)
+def test_plan_for_other_reasons_asks_no_archive(topology: Topology) -> None:
+    topology = change(topology, "pg1", has_restore_command=True)
+    assert plan_rejoin(topology, the(topology, "pg1")).missing_lsn == ""
 
 
 def test_plan_of_the_primary_is_nothing() -> None:
