@@ -271,21 +271,27 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms, fork_lsn: str) -> No
     server.remove_note("rewind")
 
 
-def _start_and_prove(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str, *, patience_seconds: float = 0) -> None:
+def _start_and_prove(
+    server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str, *, recovery_seconds: float = 0, patience_seconds: float = 0
+) -> None:
     point_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name)
     if server.postmaster_pid():
         server.reload()
     else:
-        server.start(timeout_seconds=terms.start_timeout_seconds)
+        server.start(timeout_seconds=max(terms.start_timeout_seconds, recovery_seconds))
     wait_until_replayed(
         server, mark_lsn=mark, timeline=primary.timeline, timeout_seconds=terms.start_timeout_seconds, patience_seconds=patience_seconds
     )
 
 
 def _start_from_archive(server: Server, peer: Peer, terms: RejoinTerms, primary: Node, mark: str) -> None:
-    """Start a server that fetches WAL from its archive first, for as long as a copy would have been given, if only its replay advances."""
+    """Start a server that fetches WAL from its archive first, for as long as a copy would have been given, if only its replay advances.
+
+    Before it accepts connections it fetches even what it has itself, from its last restart point on: that is given the time of a crash recovery.
+    """
+    more = {"recovery_seconds": terms.rewind_timeout_seconds, "patience_seconds": terms.clone_timeout_seconds}
     try:
-        _start_and_prove(server, peer, terms, primary, mark, patience_seconds=terms.clone_timeout_seconds)
+        _start_and_prove(server, peer, terms, primary, mark, **more)
     except PgOpsError as error:
         if error.reason == "boot_guard":
             raise

@@ -43,8 +43,8 @@ options:
     version_added: 0.2.0
   start_timeout_seconds:
     description:
-      - How long the server may take to stream. One that fetches WAL from its archive may take so long without any progress of its replay, and
-        O(clone_timeout_seconds) in all.
+      - How long the server may take to stream. One that fetches WAL from its archive may take O(rewind_timeout_seconds) until it accepts
+        connections, then so long without any progress of its replay, and O(clone_timeout_seconds) in all.
     type: float
     default: 120
   rewind_timeout_seconds:

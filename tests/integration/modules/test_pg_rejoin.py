@@ -256,6 +256,25 @@ def test_rejoin_running_standby_whose_wal_the_archive_has_is_waited_for(archived
     assert_follows(pair.standby, pair.primary)
 
 
+@pytest.mark.parametrize("ahead", [True, False], ids=["before_the_first_connection", "behind_it"])
+def test_rejoin_archive_that_is_slow_is_waited_for_while_replay_advances(archived: Archived, ahead: bool) -> None:
+    """A segment takes less than the time to start, and all of them together take longer.
+
+    Reading ahead, PostgreSQL 15 and newer fetch all of these almost empty segments before they accept connections.
+    """
+    pair, archive, oldest, gone = archived
+    if pair.standby.programs.version >= 15:
+        pair.standby.append_conf(f"recovery_prefetch = {'try' if ahead else 'off'}")
+    segments_pass(pair.primary, range(900, 905))
+    quoted = shlex.quote(str(archive)).replace("%", "%%")
+    slowly = f"case %f in *.history|{gone[0]}) ;; *) sleep 2 ;; esac; cp {quoted}/%f %p"
+    pair.standby.append_conf(f"restore_command = {quote_conf_value(slowly)}")
+    answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn=oldest, start_timeout_seconds=4)
+    assert answer.changed and answer["action"] == "start", answer.text
+    assert answer["seconds"] > 4
+    assert_follows(pair.standby, pair.primary)
+
+
 def test_rejoin_archive_that_breaks_on_the_way_fails_with_what_to_do_and_loses_nothing(archived: Archived) -> None:
     """Only the replay finds damage behind a segment's first page header."""
     pair, archive, oldest, gone = archived
