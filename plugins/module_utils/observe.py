@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql, wal_pages
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, most_advanced, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
@@ -46,7 +46,6 @@ SELECT pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')
        extract(epoch FROM pg_conf_load_time())::float AS configuration_read_at,
        current_setting('restore_command') <> '' AS has_restore_command,
        (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
-       (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS oldest_wal_name,
        (SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') AS newest_wal_timeline
 """
 PRIMARY_ONLY = """
@@ -203,8 +202,10 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
 
 def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
     """Add what only the files of a running server tell."""
-    segment_bytes, name = found.pop("segment_bytes"), found.pop("oldest_wal_name")
-    found["oldest_wal_lsn"] = _segment_start(name, segment_bytes) if name else ""
+    here = most_advanced(found.get("current_lsn"), found.get("receive_lsn"), found.get("replay_lsn"))
+    start = wal_pages.unbroken_from(server.data("pg_wal"), parse_lsn(here), found["segment_bytes"]) if here else 0
+    found["oldest_wal_lsn"] = format_lsn(start) if start else ""
+    del found["segment_bytes"]
     history = server.data("pg_wal", "{0:08X}.history".format(found["timeline"]))
     found["timeline_history"] = history.read_text(encoding="utf-8") if history.is_file() else ""
     found["standby_signal"] = server.standby_signal.exists()
@@ -240,10 +241,6 @@ def our_files(server: Server) -> list[Path]:
 def _is_newer_than(epoch_seconds: float, paths: Sequence[Path]) -> bool:
     """Whether one of the files was written since: by a run that was killed before it could have the server read it."""
     return any(path.stat().st_mtime > epoch_seconds for path in paths if path.exists())
-
-
-def _segment_start(name: str, segment_bytes: int) -> str:
-    return format_lsn(int(name[8:16], 16) * 0x100000000 + int(name[16:24], 16) * segment_bytes)
 
 
 def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:

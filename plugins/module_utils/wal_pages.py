@@ -56,6 +56,20 @@ def oldest_position(directory: Path, segment_bytes: int) -> int:
     return min(segment_positions(directory, segment_bytes), default=0)
 
 
+def unbroken_from(directory: Path, lsn: int, segment_bytes: int) -> int:
+    """Return where the unbroken run of segments begins that reaches to `lsn`; 0 when there is none.
+
+    A segment that waits for an archive, or is left of a timeline that was given up, may lie before it, or behind it, alone.
+    """
+    positions = segment_positions(directory, segment_bytes)
+    start = lsn - lsn % segment_bytes
+    if start not in positions:  # at a boundary the next one may not be there yet
+        start -= segment_bytes
+    while start - segment_bytes in positions:
+        start -= segment_bytes
+    return start if start in positions else 0
+
+
 def _valid_pages(path: Path, start: int, first_page: int) -> int:
     """Return how many pages from `first_page` on carry the address that they must have; a recycled segment keeps its old ones."""
     count = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import PAGE_BYTES, PAGE_HEADER, is_end_of_wal
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import PAGE_BYTES, PAGE_HEADER, is_end_of_wal, unbroken_from
 
 SEGMENT = 4 * PAGE_BYTES
 
@@ -44,3 +44,20 @@ def test_a_record_that_begins_at_the_very_end_of_a_segment_cannot_be_looked_at(t
     segment(tmp_path, 5)
     segment(tmp_path, 6, pages=2)
     assert not is_end_of_wal(tmp_path, 1, 6 * SEGMENT - before_end, SEGMENT)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lsn", "first"),
+    [
+        pytest.param((5, 6, 7), 7 * SEGMENT + 100, 5, id="all of it"),
+        pytest.param((2, 5, 6, 7), 7 * SEGMENT + 100, 5, id="one that waits for the archive lies alone before it"),
+        pytest.param((5, 6, 9), 6 * SEGMENT + 100, 5, id="one of a timeline that was given up lies behind it"),
+        pytest.param((5, 6), 7 * SEGMENT, 5, id="at a boundary, the next one not there yet"),
+        pytest.param((2,), 7 * SEGMENT + 100, 0, id="none"),
+        pytest.param((), 7 * SEGMENT + 100, 0, id="nothing"),
+    ],
+)
+def test_unbroken_from_finds_what_a_standby_can_stream(tmp_path: Path, numbers: tuple[int, ...], lsn: int, first: int) -> None:
+    for number in numbers:
+        segment(tmp_path, number, timeline=1 if number in (2, 9) else 3)
+    assert unbroken_from(tmp_path, lsn, SEGMENT) == first * SEGMENT
