@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import MACHINE_OFF, OUTSIDE_RUN, Member, Node, node_from_mapping
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import OUTSIDE_RUN, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import MODES, WAIT, SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 
@@ -52,7 +52,7 @@ def _why_unobserved(registered: Mapping[str, Any], in_play: bool, first: bool) -
     if not registered:
         return "an earlier task of this run failed on it; its message stands above"
     if registered.get("skipped"):
-        return MACHINE_OFF if first else "it was left out of this step"
+        return "its machine is not running" if first else "it was left out of this step"
     text = str(registered.get("msg") or registered.get("module_stderr") or "no answer")
     return " ".join(text.split())[:300]
 

@@ -100,10 +100,10 @@ def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPla
 
 
 def _switched_off(topology: Topology, source: Optional[Node], limits: Limits) -> tuple[str, ...]:
-    """Return the hosts that the fence command has to switch off: out of reach, not known to be off, and perhaps primary."""
+    """Return the hosts that the fence command has to switch off: out of reach, and perhaps primary. A machine that does not run may be frozen only."""
     if not limits.fence_command or limits.unfenced == "accept" or source is None:
         return ()
-    return tuple(node.host for node in _perhaps_primary(topology, source) if node.problem not in (states.MACHINE_OFF, states.OUTSIDE_RUN))
+    return tuple(node.host for node in _perhaps_primary(topology, source) if node.problem != states.OUTSIDE_RUN)
 
 
 def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:

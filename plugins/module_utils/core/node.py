@@ -20,8 +20,7 @@ CRASHED = "crashed"  # not running, not shut down cleanly
 ABSENT = "absent"  # there is no data directory
 UNREACHABLE = "unreachable"  # nothing could be observed on the host
 
-# Why nothing was, where that is known for certain.
-MACHINE_OFF = "its machine is not running"
+# Why nothing was, where somebody wanted it so.
 OUTSIDE_RUN = "it is outside this run (--limit)"
 
 PRIMARY = "primary"

@@ -162,12 +162,12 @@ def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_bo
     assert plan_failover(topology, "", FENCE).switch_off == ("pg1", "pg2")
 
 
-def test_plan_with_a_fence_command_does_not_switch_off_what_is_off() -> None:
-    """Many such commands fail on a machine that is off, and then nobody could ever be promoted."""
-    off = change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem=states.MACHINE_OFF)
-    plan = plan_failover(off, "", FENCE)
-    assert (plan.blockers, plan.switch_off, plan.target) == ((), (), "pg2")
-    assert reasons(plan_failover(off, "", LIMITS).blockers) == [("not_fenced", "pg1")]
+def test_plan_with_a_fence_command_switches_off_a_machine_that_does_not_run() -> None:
+    """It may be frozen, and thaw."""
+    frozen = change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem="its machine is not running")
+    plan = plan_failover(frozen, "", FENCE)
+    assert (plan.blockers, plan.switch_off, plan.target) == ((), ("pg1",), "pg2")
+    assert reasons(plan_failover(frozen, "", LIMITS).blockers) == [("not_fenced", "pg1")]
 
 
 def test_plan_with_a_fence_command_that_does_not_run_for_a_host_outside_the_run_is_refused() -> None:
