@@ -105,14 +105,17 @@ class Cluster:
             text=True, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, kill_after: int = 0, **environment: str) -> Done:
-        """Run one playbook to its end, or until it was killed because `kill_after` of its tasks had ended."""
+    def run(
+        self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, kill_after: int = 0, kill_in: str = "", **environment: str
+    ) -> Done:
+        """Run one playbook to its end, or until it was killed: after so many tasks, or when the task `kill_in` had ended on one host only."""
         started = time.monotonic()
-        if kill_after:
+        if kill_after or kill_in:
             environment = {
                 "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
                 "ANSIBLE_CALLBACKS_ENABLED": "kill_after",
                 "PG_OPS_TEST_KILL_AFTER": str(kill_after),
+                **({"PG_OPS_TEST_KILL_IN": kill_in, "ANSIBLE_FORKS": "1"} if kill_in else {}),
                 **environment,
             }
         process = self.start(name, *arguments, inventory=inventory, **environment)
