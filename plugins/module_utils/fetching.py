@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import shell_command
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import HISTORY, shell_command
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import ControlData
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import is_segment_of
@@ -21,7 +21,7 @@ SERVICE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def undelivered(server: Server, segments: Sequence[str]) -> str:
-    """Return which of the segments restore_command does not deliver, and why; empty when it delivers them all."""
+    """Return which of the segments and history files restore_command does not deliver, and why; empty when it delivers them all."""
     command, control = server.configured("restore_command"), server.control_data()
     server.ensure_state_directory()
     place = server.state("fetched-wal")
@@ -58,6 +58,9 @@ def _fetch(server: Server, command: str, segment: str, target: Path, control: Co
         return "it did not come within {0} s".format(FETCH_SECONDS)
     if done.returncode != 0:
         return "exit status {0}".format(done.returncode)
+    if segment.endswith(HISTORY) and target.is_file() and target.stat().st_size:
+        target.unlink()
+        return ""
     if not is_segment_of(target, control.system_identifier, control.wal_segment_bytes):
         return "what came is no whole segment of this cluster"
     target.unlink()

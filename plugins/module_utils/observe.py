@@ -32,6 +32,11 @@ SYNCHRONOUS = "synchronous_standby_names"
 
 # How long the server that a standby streams from is waited for: one that hangs takes a connection and says nothing.
 ANSWER_SECONDS = 2.0
+# What libpq says when nobody answered. Whatever else it says is of a server that did: too many clients, a certificate that has run out.
+NO_ANSWER = (
+    "Connection refused", "Connection reset", "No route to host", "is unreachable", "timed out", "could not translate host name",
+    "No such file or directory", "closed the connection unexpectedly",
+)  # fmt: skip
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
@@ -220,7 +225,7 @@ def _ask_silent_sender(server: Server, found: dict[str, Any]) -> None:
     """
     receiver = found.get("receiver") or {}
     silent = receiver.get("silent_seconds")
-    if receiver.get("status") != "streaming" or silent is None or silent < SIGN_OF_LIFE_SECONDS:
+    if receiver.get("status") != "streaming" or silent is None or 0 <= silent < SIGN_OF_LIFE_SECONDS:
         return
     account = server.account()
     parameters = server.peer(receiver["sender_host"], receiver["sender_port"], found["upstream"].get("user", ""))
@@ -228,7 +233,7 @@ def _ask_silent_sender(server: Server, found: dict[str, Any]) -> None:
         with sql.connect(parameters, timeout_seconds=ANSWER_SECONDS, replication=True, as_uid=account.pw_uid if account else None) as session:
             alive = session.row("IDENTIFY_SYSTEM")["systemid"] == found["system_identifier"]
     except sql.SqlError as error:
-        alive = "FATAL" in error.message
+        alive = error.reason != "timeout" and not any(words in error.message for words in NO_ANSWER)
     if alive:
         receiver["silent_seconds"] = 0.0
 

@@ -23,7 +23,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
     utc_stamp,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import asked_segments, missing_segments
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import asked_files, missing_segments
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
@@ -111,7 +111,8 @@ def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
     chosen = decisions.plan_rejoin(Topology("", (primary, here)), here)
     if chosen.missing_lsn:
         missing = missing_segments(primary, chosen.missing_lsn, segment_bytes=server.control_data().wal_segment_bytes)
-        chosen = decisions.answered_by_archive(chosen, here, undelivered(server, asked_segments(missing)))
+        asked = asked_files(missing, own_timeline=here.timeline, timeline=primary.timeline)
+        chosen = decisions.answered_by_archive(chosen, here, undelivered(server, asked))
     past = decisions.shared_past(here, primary) if chosen.action == decisions.START else None
     if past is not None and past[1] is not None and _has_wal_behind(server, here, past[1]):
         return decisions.plan_with_own_wal(here, primary)

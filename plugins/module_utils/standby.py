@@ -137,7 +137,8 @@ def wait_until_replayed(
 ) -> dict[str, Any]:
     """Wait until this standby streams on `timeline` and has replayed `mark_lsn`; raises ServerError at the deadline.
 
-    For `patience_seconds` the deadline is put off as long as the replay advances: an archive may have much WAL for it.
+    For `patience_seconds` the deadline is put off as long as the replay advances: an archive may have much WAL for it. Behind the mark that goes on
+    for as long again at the most: where it cannot stream, an archive that keeps up with the primary would make it advance for ever.
     The state 'streaming' alone proves nothing: a standby that has forked off flickers through it in a loop.
     """
     begun = time.monotonic()
@@ -152,6 +153,8 @@ def wait_until_replayed(
             if seen["status"] == "streaming" and seen["timeline"] >= timeline and replayed >= mark:
                 return seen
             now = time.monotonic()
+            if reached < mark <= replayed:
+                patience_seconds = min(patience_seconds, 2 * (now - begun) + timeout_seconds)
             if replayed > reached:
                 reached, deadline = replayed, max(deadline, min(now + timeout_seconds, begun + patience_seconds))
             if now > deadline:

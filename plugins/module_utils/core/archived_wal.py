@@ -15,6 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline i
 # segments tell; those between find a longer hole. A server that stops at a hole which they miss loses nothing: with the next run that hole is
 # where the WAL that it needs begins, so that it is asked for, and the server is copied anew.
 MOST_ASKED = 8
+HISTORY = ".history"
 # PostgreSQL's own %r as long as it knows of no restart point: nothing may be removed from the archive.
 NO_RESTART_POINT = "0" * 24
 
@@ -40,11 +41,15 @@ def missing_segments(primary: Node, from_lsn: str, *, segment_bytes: int) -> tup
     return tuple(names)
 
 
-def asked_segments(missing: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those segments that the archive is asked for: all when they are few, otherwise the first, the last and some between."""
+def asked_files(missing: tuple[str, ...], *, own_timeline: int, timeline: int) -> tuple[str, ...]:
+    """Return what the archive is asked for: all segments when they are few, otherwise the first, the last and some between.
+
+    Where the primary's timeline is newer, its history file comes first: without it recovery would take the server's own for the last one.
+    """
+    history = ("{0:08X}{1}".format(timeline, HISTORY),) if timeline > own_timeline else ()
     if len(missing) <= MOST_ASKED:
-        return missing
-    return tuple(missing[number * (len(missing) - 1) // (MOST_ASKED - 1)] for number in range(MOST_ASKED))
+        return history + missing
+    return history + tuple(missing[number * (len(missing) - 1) // (MOST_ASKED - 1)] for number in range(MOST_ASKED))
 
 
 def shell_command(restore_command: str, *, segment: str, path: str) -> str:

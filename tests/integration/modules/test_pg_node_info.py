@@ -136,7 +136,10 @@ def wait_for_silence(pair: Pair) -> None:
 def test_info_standby_of_an_idle_primary_asks_it_for_a_sign_of_life(pair: Pair) -> None:
     wait_for_silence(pair)
     assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
-    # One that refuses the connection is alive too.
+    # One that refuses the connection is alive too, or one whose certificate has a fault.
+    (pair.standby.state / "tls").mkdir()
+    (pair.standby.state / "tls" / "ca.crt").write_text("none\n")
+    assert 0 <= info(pair.standby, peer_ssl_mode="require")["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
     pair.primary.append_conf("max_wal_senders = 1")
     pair.primary.stop()
     pair.primary.start()

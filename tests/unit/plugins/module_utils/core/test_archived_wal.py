@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import (
     MOST_ASKED,
-    asked_segments,
+    asked_files,
     missing_segments,
     shell_command,
 )
@@ -47,10 +47,14 @@ def test_missing_segments_of_another_size() -> None:
 
 
 @pytest.mark.parametrize(("many", "wanted"), [(0, []), (1, [0]), (8, list(range(8))), (9, [0, 1, 2, 3, 4, 5, 6, 8]), (701, list(range(0, 701, 100)))])
-def test_asked_segments_are_all_or_some_with_both_ends(many: int, wanted: list[int]) -> None:
-    asked = asked_segments(tuple(map(str, range(many))))
+def test_asked_files_are_all_segments_or_some_with_both_ends(many: int, wanted: list[int]) -> None:
+    asked = asked_files(tuple(map(str, range(many))), own_timeline=2, timeline=2)
     assert asked == tuple(map(str, wanted))
     assert len(asked) <= MOST_ASKED
+
+
+def test_asked_files_begin_with_the_history_of_a_newer_timeline() -> None:
+    assert asked_files(("a", "b"), own_timeline=1, timeline=26) == ("0000001A.history", "a", "b")
 
 
 @pytest.mark.parametrize(
