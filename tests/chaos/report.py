@@ -81,6 +81,10 @@ FINDINGS = (
         "A repeated switchover that met the server in the middle of its stop failed.",
         f"{MODULES}/test_pg_switchover.py::test_switchover_run_again_is_cut_off_by_the_stop_and_waits_for_it",
     ),
+    (
+        "With pg_fence_command a machine that the inventory says does not run was not switched off: it was frozen, and thawed beside the new primary.",
+        "tests/unit/plugins/module_utils/core/test_failover.py::test_plan_with_a_fence_command_switches_off_a_machine_that_does_not_run",
+    ),
 )
 
 
