@@ -24,7 +24,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
-from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import behind_record, is_end_of_wal, segment_positions
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import behind_record, dump_arguments, is_end_of_wal, segment_positions
 
 SHOWN_XIDS = 10
 # Names are looked up for these many files at most, the first that were touched.
@@ -154,8 +154,7 @@ def _dump(server: Server, here: _Here, span: tuple[int, int, int], findings: Fin
     if time.monotonic() >= deadline:
         findings.problem = TOO_LATE
         return
-    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(timeline), "-s", format_lsn(start)]
-    argv += ["-e", format_lsn(end)] if end else []
+    argv = [server.program("pg_waldump"), *dump_arguments(server.data("pg_wal"), timeline, start, end, here.segment_bytes)]
     with server.reading(argv) as process:
         alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
         alarm.start()

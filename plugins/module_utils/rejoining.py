@@ -42,7 +42,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.standby import 
     timeline_history,
     wait_until_replayed,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import is_end_of_wal, segment_positions
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import dump_arguments, is_end_of_wal, segment_positions
 
 # A report keeps the WAL that is rewound away, as far as that is sensible: 64 segments of 16 MiB are 1 GiB.
 MAX_KEPT_SEGMENTS = 64
@@ -120,11 +120,12 @@ def plan(server: Server, here: Node, primary: Node) -> decisions.RejoinPlan:
 
 
 def _has_wal_behind(server: Server, here: Node, lsn: int) -> bool:
-    argv = [server.program("pg_waldump"), "-p", str(server.data("pg_wal")), "-t", str(here.timeline), "-s", format_lsn(lsn), "-n", "1"]
+    segment_bytes = server.control_data().wal_segment_bytes
+    argv = [server.program("pg_waldump"), "-n", "1", *dump_arguments(server.data("pg_wal"), here.timeline, lsn, 0, segment_bytes)]
     if "rmgr: " in server.run(argv, timeout_seconds=60, check=False).stdout:
         return True
     # pg_waldump fails where WAL ends, and where it cannot be read.
-    return not is_end_of_wal(server.data("pg_wal"), here.timeline, lsn, server.control_data().wal_segment_bytes)
+    return not is_end_of_wal(server.data("pg_wal"), here.timeline, lsn, segment_bytes)
 
 
 def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:

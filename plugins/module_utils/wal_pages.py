@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from typing import Optional
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn, segment_name
 
 PAGE_BYTES = 8192
 SHORT_HEADER_BYTES, LONG_HEADER_BYTES = 24, 40  # of a page, and of a segment's first one
@@ -96,6 +96,19 @@ def behind_record(lsn: int, total_bytes: int, segment_bytes: int) -> int:
         lsn, rest = lsn + here, rest - here
         if not rest and lsn % PAGE_BYTES:
             return lsn
+
+
+def dump_arguments(directory: Path, timeline: int, start: int, end: int, segment_bytes: int) -> list[str]:
+    """Return pg_waldump's arguments for a timeline's WAL from `start` to `end`, or as far as there are segments where that is 0.
+
+    The first and the last segment are named. Without a name pg_waldump learns the size of segments from whichever file it meets first, and where that
+    one was made and not written to yet, it ends with an error before the first record (PostgreSQL 15; seen after a kill).
+    """
+    first = start - start % segment_bytes
+    there = max(_of_timeline(segment_positions(directory, segment_bytes), timeline), default=first)
+    last = (end - 1) // segment_bytes * segment_bytes if end else there
+    names = [segment_name(format_lsn(position), timeline, segment_bytes=segment_bytes) for position in (first, max(first, last))]
+    return ["-p", str(directory), "-s", format_lsn(start), *(["-e", format_lsn(end)] if end else []), *names]
 
 
 def is_end_of_wal(directory: Path, timeline: int, lsn: int, segment_bytes: int) -> bool:

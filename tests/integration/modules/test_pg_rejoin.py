@@ -384,6 +384,26 @@ def test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end(pair: Pair, whe
     assert_follows(pair.primary, pair.standby)
 
 
+def test_rejoin_reports_all_beside_segments_that_were_made_and_not_written_to(pair: Pair) -> None:
+    """A kill leaves the next segment so. pg_waldump takes the size of segments from the first file that it meets, unless it is told which."""
+    pair.level()
+    pair.standby.stop()
+    xids = [pair.primary.write_row(number) for number in range(300, 320)]
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    wal = pair.primary.data / "pg_wal"
+    for number in range(0xA0, 0xC0):  # whatever the order in which the directory gives them, one of them is the first
+        with (wal / f"0000000100000000000000{number:02X}").open("wb") as stream:
+            stream.truncate(16 * 1024 * 1024)
+    own(wal)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind", answer.text
+    assert answer["report_problem"] == ""
+    assert [entry["xid"] for entry in report_of(answer)["transactions"]] == xids
+    assert_follows(pair.primary, pair.standby)
+
+
 def test_rejoin_wal_that_ends_in_an_unfinished_record_is_all_that_there_is(pair: Pair) -> None:
     """A record of many pages was under way when the power went."""
     pair.level()
