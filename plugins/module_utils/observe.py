@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Sequence
@@ -32,11 +33,9 @@ SYNCHRONOUS = "synchronous_standby_names"
 
 # How long the server that a standby streams from is waited for: one that hangs takes a connection and says nothing.
 ANSWER_SECONDS = 2.0
-# What libpq says when nobody answered. Whatever else it says is of a server that did: too many clients, a certificate that has run out.
-NO_ANSWER = (
-    "Connection refused", "Connection reset", "No route to host", "is unreachable", "timed out", "could not translate host name",
-    "No such file or directory", "closed the connection unexpectedly",
-)  # fmt: skip
+# How libpq shows that a server answered: the server's own words, behind a severity in whatever language and two spaces (too many clients), and what
+# it says itself of the server's encryption (a certificate that has run out). Anything else may be the network: no ground to forbid a failover.
+ANSWERED = re.compile(r":  |SSL error|certificate|support SSL|SSL was required")
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
@@ -233,7 +232,7 @@ def _ask_silent_sender(server: Server, found: dict[str, Any]) -> None:
         with sql.connect(parameters, timeout_seconds=ANSWER_SECONDS, replication=True, as_uid=account.pw_uid if account else None) as session:
             alive = session.row("IDENTIFY_SYSTEM")["systemid"] == found["system_identifier"]
     except sql.SqlError as error:
-        alive = error.reason != "timeout" and not any(words in error.message for words in NO_ANSWER)
+        alive = bool(ANSWERED.search(str(error.__cause__)))  # libpq's own words, with all spaces
     if alive:
         receiver["silent_seconds"] = 0.0
 
