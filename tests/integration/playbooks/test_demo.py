@@ -60,6 +60,8 @@ def alter_accounts(*argv: str) -> None:
 
 @contextmanager
 def ordinary_account(home: Path) -> Iterator[pwd.struct_passwd]:
+    if any(each.pw_name == ACCOUNT for each in pwd.getpwall()):  # of a run that was killed
+        alter_accounts("userdel", ACCOUNT)
     alter_accounts("useradd", "--system", "--no-create-home", "--home-dir", str(home), "--user-group", "--shell", "/bin/sh", ACCOUNT)
     try:
         yield pwd.getpwnam(ACCOUNT)
