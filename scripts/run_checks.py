@@ -115,7 +115,7 @@ def quick_steps() -> list[Step]:
 def server_steps() -> list[Step]:
     """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
     elsewhere = [f"--ignore=tests/integration/{name}" for name in ("playbooks", "containers")]
-    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "4", "--dist", "loadfile"))]  # they wait much of the time
+    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "4", "--dist", "worksteal"))]  # they wait much of the time
 
 
 def playbook_steps() -> list[Step]:
