@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql, wal_pages
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import too_low
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, most_advanced, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
@@ -206,6 +207,8 @@ def observe_running(server: Server, session: sql.Session, roles: Sequence[str]) 
 
 def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
     """Add what only the files of a running server tell."""
+    if found.get("replay_paused"):
+        found["settings_too_low"] = too_low(server.control_data(), found["settings"])
     here = most_advanced(found.get("current_lsn"), found.get("receive_lsn"), found.get("replay_lsn"))
     start = wal_pages.unbroken_from(server.data("pg_wal"), parse_lsn(here), found["segment_bytes"]) if here else 0
     found["oldest_wal_lsn"] = format_lsn(start) if start else ""

@@ -31,7 +31,8 @@ def require_promotable(state: dict[str, Any]) -> None:
     """Raise ServerError when replay is paused: the promotion would end recovery before everything received was replayed."""
     if state["paused"]:
         raise ServerError(
-            "replay is paused", reason="replay_paused", observed="paused", required="running", hint="Run SELECT pg_wal_replay_resume() first."
+            "replay is paused", reason="replay_paused", observed="paused", required="running",
+            hint="Run SELECT pg_wal_replay_resume() first; not where its log says that a setting is too low: raise that and restart it.",
         )
 
 

@@ -29,6 +29,10 @@ _WAL_LEVELS = frozenset({"minimal", "replica", "logical"})
 _WARNINGS = ("crc checksum does not match", "possible byte ordering mismatch", "invalid wal segment size")
 
 
+# A standby must not have less of these than the primary had when it wrote its WAL: replay stops there.
+NEEDED_BY_WAL = ("max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders", "max_worker_processes")
+
+
 @dataclass(frozen=True)
 class ControlData:
     """What a stopped or running server says of itself on disk.
@@ -165,3 +169,12 @@ def _bad_value(label: str, value: str, *, required: str) -> ControlDataError:
         required=required,
         hint="Run pg_controldata of the server's own version, 13 to 18, with LC_ALL=C.",
     )
+
+
+def too_low(control: ControlData, settings: Mapping[str, str]) -> dict[str, int]:
+    """Return what replayed WAL asks for where a standby runs with less; `settings` as pg_settings has them, those that are missing pass.
+
+    The control file of a standby has its primary's settings, as the WAL brought them.
+    """
+    wanted = {name: int(getattr(control, name)) for name in NEEDED_BY_WAL}
+    return {name: value for name, value in wanted.items() if name in settings and int(settings[name]) < value}

@@ -153,6 +153,7 @@ class Node:
     wal_end_lsn: str = ""
     oldest_wal_lsn: str = ""
     replay_paused: bool = False
+    settings_too_low: Mapping[str, int] = field(default_factory=dict)
     replay_delay_ms: int = 0
     replay_age_seconds: Optional[float] = None
     timeline_history: str = ""
@@ -220,6 +221,14 @@ class Node:
     def replays_at_once(self) -> bool:
         """Whether it replays what it receives. One that is paused or delayed cannot follow onto a new timeline before its replay gets there."""
         return not self.replay_paused and self.replay_delay_ms == 0
+
+    @property
+    def to_resume(self) -> str:
+        """What lets a paused replay go on. Where it stopped at a setting that is lower than the primary's, resuming would end the server."""
+        if not self.settings_too_low:
+            return "Run SELECT pg_wal_replay_resume() on that host, as the database superuser."
+        wanted = ", ".join("{0} to {1}".format(*each) for each in sorted(self.settings_too_low.items()))
+        return "It has less than the primary: set {0} on that host and restart its server; pg_wal_replay_resume() would stop it.".format(wanted)
 
     @property
     def is_streaming(self) -> bool:

@@ -62,7 +62,7 @@ def _state_blockers(node: Node) -> list[Blocker]:
         )
     if node.replay_paused:
         found.append(
-            Blocker("replay_paused", node.host, "its replay is paused", "paused", "running", "Run SELECT pg_wal_replay_resume() there.")
+            Blocker("replay_paused", node.host, "its replay is paused", "paused", "running", node.to_resume)
         )
     if node.replay_delay_ms > 0:
         found.append(

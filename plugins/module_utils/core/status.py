@@ -44,8 +44,6 @@ _COMMANDS = {
     "archive_behind": "ansible-playbook initial_setup.yml",
     "replay_paused": "psql -p {port} -c 'SELECT pg_wal_replay_resume()'",
 }
-# Said before the command where the problem's own hint is not what leads to it.
-_ADVICE = {"replay_paused": "On that host, as the database superuser."}
 # A hint that says no more than the command does.
 _ONLY_PLAYBOOKS = re.compile(r"Run \w+\.yml( first, then \w+\.yml|, or \w+\.yml when the cluster was never set up)?\.")
 
@@ -160,13 +158,15 @@ def repair_command(topology: Topology, problem: Blocker) -> str:
     if problem.reason == "not_running" and not topology.primaries:
         return "ansible-playbook status.yml" if out_of_sight(topology) else "ansible-playbook failover.yml && " + _START_NEW_STANDBY
     node = topology.node(problem.host)
+    if problem.reason == "replay_paused" and node and node.settings_too_low:
+        name, value = min(node.settings_too_low.items())
+        return "psql -p {0} -c 'ALTER SYSTEM SET {1} = {2}'".format(node.member.port, name, value)
     return _COMMANDS.get(problem.reason, _START_NEW_STANDBY).format(host=shlex.quote(problem.host), port=node.member.port if node else "")
 
 
 def repair_advice(problem: Blocker) -> str:
     """Return what must be known before the command is typed; empty where the command says it all."""
-    advice = _ADVICE.get(problem.reason, problem.hint)
-    return "" if _ONLY_PLAYBOOKS.fullmatch(advice) else advice
+    return "" if _ONLY_PLAYBOOKS.fullmatch(problem.hint) else problem.hint
 
 
 def problem_entries(topology: Topology, found: Sequence[Blocker]) -> list[dict[str, str]]:

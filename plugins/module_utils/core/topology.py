@@ -354,7 +354,7 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
         if problem is not None:
             found.append(problem)
         if node.replay_paused:
-            found.append(Blocker("replay_paused", node.host, "replay is paused", "paused", "running", "SELECT pg_wal_replay_resume();"))
+            found.append(Blocker("replay_paused", node.host, "replay is paused", "paused", "running", node.to_resume))
     found.extend(_slot_problems(topology, primary))
     found.extend(
         Blocker(
@@ -388,7 +388,7 @@ def leave_time(topology: Topology, found: Iterable[Blocker], *, paused_too: bool
     notes = [problem.message for problem in problems_now if problem not in kept]
     for host, node in late.items():
         if node.replay_paused:
-            notes.append("{0}: its replay is paused; it follows after SELECT pg_wal_replay_resume() there".format(host))
+            notes.append("{0}: its replay is paused and follows after that. {1}".format(host, node.to_resume))
         else:
             notes.append("{0}: its replay is delayed by {1} ms; it follows when it gets there".format(host, node.replay_delay_ms))
     return kept, tuple(notes)

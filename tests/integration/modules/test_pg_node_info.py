@@ -74,7 +74,24 @@ def test_info_says_that_a_running_server_has_not_read_its_files(pair: Pair) -> N
 
 def test_info_standby_whose_replay_is_paused(pair: Pair) -> None:
     pair.standby.sql("SELECT pg_wal_replay_pause()")
-    assert info(pair.standby)["replay_paused"]
+    answer = info(pair.standby)
+    assert answer["replay_paused"] and answer["settings_too_low"] == {}
+
+
+def test_info_standby_whose_replay_stopped_at_a_setting_that_its_primary_has_more_of(pair: Pair) -> None:
+    """To resume would stop the server; what helps is the setting and a restart."""
+    pair.primary.append_conf("max_connections = 40")
+    pair.primary.stop()
+    pair.primary.start()
+    wait_for(lambda: pair.standby.sql("SELECT pg_is_wal_replay_paused()"), "the pause")
+    assert info(pair.standby)["settings_too_low"] == {"max_connections": 40}
+    pair.standby.sql("ALTER SYSTEM SET max_connections = 40")
+    pair.standby.stop()
+    pair.standby.start()
+    number = pair.primary.write_row(77)
+    pair.level()
+    answer = info(pair.standby)
+    assert number and not answer["replay_paused"] and "settings_too_low" not in answer
 
 
 def test_info_check_mode_touches_nothing(stopped_pair: Pair) -> None:

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import (
     ControlData,
     parse_control_data,
+    too_low,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import ControlDataError
 
@@ -110,6 +111,19 @@ def test_parse_control_data_each_state_returns_it(version: str, state: str) -> N
 
     assert (control.cluster_state, control.checkpoint_timeline) == STATES[state]
     assert (control.min_recovery_lsn != "0/0") is state.endswith("recovery")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({"max_connections": "42", "max_prepared_transactions": "7"}, {}, id="as much"),
+        pytest.param({"max_connections": "100", "max_prepared_transactions": "9"}, {}, id="more"),
+        pytest.param({"max_connections": "41", "max_prepared_transactions": "0"}, {"max_connections": 42, "max_prepared_transactions": 7}, id="less"),
+        pytest.param({}, {}, id="not known"),
+    ],
+)
+def test_too_low_names_what_wal_asks_for(settings: dict[str, str], expected: dict[str, int]) -> None:
+    assert too_low(parse_control_data(real_output("pg16_in_production")), settings) == expected
 
 
 def test_parse_control_data_settings_of_each_version_are_read() -> None:

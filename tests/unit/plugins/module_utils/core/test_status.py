@@ -277,6 +277,11 @@ def test_repair_command_of_every_reason_can_be_typed(reason: str, topology: Topo
         ),
         pytest.param(down(down(cluster(PAIR), "pg1", states.ABSENT), "pg2", states.ABSENT), ["ansible-playbook initial_setup.yml"] * 3, id="never set up"),
         pytest.param(change(cluster(), "pg2", replay_paused=True), ["psql -p 5432 -c 'SELECT pg_wal_replay_resume()'"], id="paused"),
+        pytest.param(
+            change(cluster(), "pg2", replay_paused=True, settings_too_low={"max_connections": 200}),
+            ["psql -p 5432 -c 'ALTER SYSTEM SET max_connections = 200'"],
+            id="paused for a setting",
+        ),
         pytest.param(down(cluster(), "pg3", states.UNREACHABLE), ["ansible pg3 -m ansible.builtin.ping"], id="unreachable"),
         pytest.param(
             hears(down(down(cluster(), "pg1", states.UNREACHABLE), "pg3"), "pg2"),
@@ -300,7 +305,7 @@ def test_repair_command_quotes_an_odd_host() -> None:
 
 def test_problem_whose_command_is_not_all_keeps_its_hint() -> None:
     [problem] = status_document(change(cluster(), "pg2", replay_paused=True), observed_at="")["problems"]
-    assert problem["advice"] == "On that host, as the database superuser."
+    assert problem["advice"] == "Run SELECT pg_wal_replay_resume() on that host, as the database superuser."
     first = status_document(two_primaries(), observed_at="")["problems"][0]
     assert first["advice"] == first["hint"]
 
