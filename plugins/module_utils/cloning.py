@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import AUTO, PRIMARY, REPOSITORY, Source, choose_source
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import parse_backups
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, upstream_settings
@@ -32,7 +34,7 @@ SLOT_TIMEOUT_SECONDS = 15
 class CloneTerms:
     """How a copy is made; `max_rate` in pg_basebackup's words (32M), empty for as fast as it goes.
 
-    `repository_command` is pgBackRest with its configuration and stanza, where its newest backup is copied instead of the primary.
+    `repository_command` is pgBackRest with its configuration and stanza, where there is a repository; `copy_from` is AUTO, PRIMARY or REPOSITORY.
     """
 
     host_name: str
@@ -40,6 +42,7 @@ class CloneTerms:
     max_rate: str = ""
     timeout_seconds: float = 86400.0
     repository_command: tuple[str, ...] = ()
+    copy_from: str = AUTO
 
 
 def clone_directory(server: Server) -> Path:
@@ -223,9 +226,6 @@ def _prepare_empty(server: Server, path: Path) -> None:
 def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[str, str]]:
     """Run pg_basebackup into the directory beside the data; returns the tablespaces that were copied aside as (oid, location)."""
     target = clone_directory(server)
-    # What a killed run left behind: it would write into this copy and clean it away at its end.
-    for program, directory in (("pg_basebackup", str(target)), ("pg_rewind", server.data_directory)):
-        server.end_leftover(program, directory)
     _await_slot(server, peer, terms.slot_name)
     aside, direct = _survey(server, peer)
     server.write_note("clone", {"phase": "copying", "from": peer.name, "tablespaces": aside, "direct": direct})
@@ -250,13 +250,45 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[st
     return aside
 
 
-def has_backup(server: Server, peer: Peer, command: tuple[str, ...]) -> bool:
-    """Whether the repository has a backup of the peer's system: on the first set-up there is none yet."""
-    stanza = next((word.partition("=")[2] for word in command if word.startswith("--stanza=")), "")
+def _choose_source(server: Server, peer: Peer, terms: CloneTerms, database_bytes: int) -> Source:
+    """Decide what is copied. Where that is to be found out, a repository that does not answer is a reason to copy the primary."""
+    if not terms.repository_command:
+        return Source(PRIMARY, "there is no repository")
+    stanza = next((word.partition("=")[2] for word in terms.repository_command if word.startswith("--stanza=")), "")
     with connect_replication(server, peer) as replication:
-        identifier = str(identify(replication)["systemid"])
-    said = server.run([*command, "--output=json", "info"], timeout_seconds=60).stdout
-    return bool(parse_backups(said, stanza, identifier))
+        system = identify(replication)
+    try:
+        said = server.run([*terms.repository_command, "--output=json", "info"], timeout_seconds=60).stdout
+        backups = parse_backups(said, stanza, str(system["systemid"]))
+    except (PgOpsError, OSError) as error:  # the latter where pgBackRest is not installed
+        if terms.copy_from != AUTO:
+            raise
+        return Source(PRIMARY, "the repository cannot be asked: {0}".format(error))
+    return choose_source(
+        terms.copy_from, backups, database_bytes=database_bytes, current_lsn=str(system["xlogpos"]), timeline=int(system["timeline"]),
+        has_tablespaces=bool(_tablespaces(server, peer)),
+    )
+
+
+def _copy(server: Server, peer: Peer, terms: CloneTerms, database_bytes: int) -> tuple[list[tuple[str, str]], Source]:
+    """Make the copy; returns the tablespaces that were copied aside and what was copied in the end."""
+    _end_leftovers(server)
+    source = _choose_source(server, peer, terms, database_bytes)
+    if source.name == REPOSITORY:
+        try:
+            return copy_repository(server, peer, terms), source
+        except ServerError as error:
+            if terms.copy_from != AUTO or error.reason == "program_timeout":
+                raise
+            source = Source(PRIMARY, "the copy from the repository failed: {0}".format(error.message))
+    return copy_primary(server, peer, terms), source
+
+
+def _end_leftovers(server: Server) -> None:
+    """End what a killed run left behind: it would write into this copy and clean it away at its end."""
+    place = str(clone_directory(server))
+    for program, directory in (("pg_basebackup", place), ("pg_rewind", server.data_directory), ("pgbackrest", "--pg1-path={0}".format(place))):
+        server.end_leftover(program, directory)
 
 
 def copy_repository(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[str, str]]:
@@ -266,7 +298,6 @@ def copy_repository(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple
     """
     target = clone_directory(server)
     place = "--pg1-path={0}".format(target)
-    server.end_leftover("pgbackrest", place)
     if _tablespaces(server, peer):
         raise ServerError(
             "a primary with tablespaces cannot be copied from the repository", reason="tablespaces", observed="tablespaces on " + peer.name,
@@ -361,8 +392,7 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     size = require_space(server, peer)
     _set_configuration_aside(server, peer)
     started = time.monotonic()
-    from_repository = bool(terms.repository_command) and has_backup(server, peer, terms.repository_command)
-    aside = copy_repository(server, peer, terms) if from_repository else copy_primary(server, peer, terms)
+    aside, source = _copy(server, peer, terms, size)
     seconds = time.monotonic() - started
     _write_settings(server, peer, terms, clone_directory(server))
     stamp = utc_stamp()
@@ -370,5 +400,6 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     kept = swap_in(server, aside, stamp)
     server.remove_note("clone")
     server.remove_note("rewind")
-    source = "repository" if from_repository else "primary"
-    return {"kept_directory": kept, "database_bytes": size, "copy_seconds": round(seconds, 3), "copied_from": source}
+    return {
+        "kept_directory": kept, "database_bytes": size, "copy_seconds": round(seconds, 3), "copied_from": source.name, "copied_because": source.why,
+    }

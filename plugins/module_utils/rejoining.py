@@ -25,6 +25,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import asked_files, missing_segments
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import AUTO
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
@@ -64,6 +65,7 @@ class RejoinTerms:
     clone_timeout_seconds: float
     max_rate: str = ""
     repository_command: tuple[str, ...] = ()
+    copy_from: str = AUTO
 
 
 def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[Node, str]:
@@ -312,7 +314,7 @@ def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> dict[str, Any]:
         server, peer,
         CloneTerms(
             terms.host_name, terms.slot_name, max_rate=terms.max_rate, timeout_seconds=terms.clone_timeout_seconds,
-            repository_command=terms.repository_command,
+            repository_command=terms.repository_command, copy_from=terms.copy_from,
         ),
     )
 

@@ -61,12 +61,20 @@ options:
     default: ""
   repository_command:
     description:
-      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy is made of the
-        newest backup of that repository, and not of the primary, unless the repository has none. The server must have a C(restore_command) that
-        fetches the WAL since then.
+      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy may be made of the
+        newest backup of that repository; O(copy_from) decides. The server must have a C(restore_command) that fetches the WAL since then.
     type: list
     elements: str
     default: []
+    version_added: 0.2.0
+  copy_from:
+    description:
+      - What a new copy is made of where O(repository_command) is given. V(auto) takes the backup where it is of the primary's timeline and fewer
+        bytes than the databases have to travel, as the repository holds it and with the WAL since then; should that fail, the primary is copied.
+        V(repository) copies the primary only where the repository has no backup.
+    type: str
+    choices: [auto, primary, repository]
+    default: auto
     version_added: 0.2.0
 """
 
@@ -139,6 +147,7 @@ def terms_of(params: dict[str, Any]) -> RejoinTerms:
         clone_timeout_seconds=params["clone_timeout_seconds"],
         max_rate=params["max_rate"],
         repository_command=tuple(params["repository_command"]),
+        copy_from=params["copy_from"],
     )
 
 
@@ -180,6 +189,7 @@ def main() -> None:
         clone_timeout_seconds={"type": "float", "default": 86400},
         max_rate={"type": "str", "default": ""},
         repository_command={"type": "list", "elements": "str", "default": []},
+        copy_from={"type": "str", "choices": ["auto", "primary", "repository"], "default": "auto"},
         give_up={"type": "bool", "default": False},
         give_up_from_lsn={"type": "str", "default": ""},
     )

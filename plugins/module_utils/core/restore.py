@@ -43,7 +43,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Backup:
-    """One backup of the repository: times in seconds of the epoch, LSNs as texts (empty when unknown), the size of what it restores in bytes."""
+    """One backup of the repository: times in seconds of the epoch, LSNs as texts (empty when unknown), the size of what it restores in bytes.
+
+    `repository_bytes` is what it takes in the repository, with what it refers to; like `timeline` it is 0 when unknown.
+    """
 
     label: str
     type: str
@@ -52,6 +55,8 @@ class Backup:
     start_lsn: str = ""
     stop_lsn: str = ""
     size_bytes: int = 0
+    repository_bytes: int = 0
+    timeline: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ def _backup_from(entry: Mapping[str, Any]) -> Backup:
     lsn = entry.get("lsn") or {}
     return Backup(
         str(entry["label"]), str(entry["type"]), int(entry["timestamp"]["start"]), int(entry["timestamp"]["stop"]), str(lsn.get("start") or ""),
-        str(lsn.get("stop") or ""), int(entry["info"]["size"]),
+        str(lsn.get("stop") or ""), int(entry["info"]["size"]), int((entry["info"].get("repository") or {}).get("size") or 0),
+        int(str((entry.get("archive") or {}).get("stop") or "0")[:8], 16),
     )
 
 

@@ -150,7 +150,7 @@ INFO = json.dumps(
 
 
 def test_parse_backups_reads_what_pgbackrest_prints() -> None:
-    expected = Backup("20261121-185729F", "full", 1795287449, 1795287453, "0/4000028", "0/5000050", 23170353)
+    expected = Backup("20261121-185729F", "full", 1795287449, 1795287453, "0/4000028", "0/5000050", 23170353, 2826142, 1)
     assert parse_backups(INFO, "main") == (expected,)
     assert parse_backups(INFO, "main", "7575258236544049153") == (expected,)
     assert newest_archived(INFO, "main") == "000000020000000000000007"
