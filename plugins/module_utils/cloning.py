@@ -270,7 +270,7 @@ def _choose_source(server: Server, peer: Peer, terms: CloneTerms, database_bytes
     )
 
 
-def _copy(server: Server, peer: Peer, terms: CloneTerms, database_bytes: int) -> tuple[list[tuple[str, str]], Source]:
+def _copy_the_data(server: Server, peer: Peer, terms: CloneTerms, database_bytes: int) -> tuple[list[tuple[str, str]], Source]:
     """Make the copy; returns the tablespaces that were copied aside and what was copied in the end."""
     _end_leftovers(server)
     source = _choose_source(server, peer, terms, database_bytes)
@@ -392,7 +392,7 @@ def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     size = require_space(server, peer)
     _set_configuration_aside(server, peer)
     started = time.monotonic()
-    aside, source = _copy(server, peer, terms, size)
+    aside, source = _copy_the_data(server, peer, terms, size)
     seconds = time.monotonic() - started
     _write_settings(server, peer, terms, clone_directory(server))
     stamp = utc_stamp()
