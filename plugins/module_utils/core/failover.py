@@ -110,14 +110,13 @@ def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:
     """Return the nodes that cannot be reached and may be primary.
 
     Each of them where the source is one: it may have been a cascade's parent, or have handed the role on before whoever named it was re-pointed.
-    Where the source was seen with the files of a standby, or fenced, an earlier run has promoted one of those that may be.
+    Where the source was seen, each that may be promoted: the standbys that are left name the source also where it was out of reach for a while, one
+    of these took over, and nobody re-pointed them. Neither the source's files nor theirs tell that from a primary that died just now.
     """
     out_of_reach = tuple(node for node in topology.nodes if node.state == states.UNREACHABLE)
     if source.state == states.UNREACHABLE:
         return out_of_reach
-    if source.standby_signal or source.fenced:
-        return tuple(node for node in out_of_reach if node.member.priority > 0)
-    return ()
+    return tuple(node for node in out_of_reach if node.member.priority > 0 or node.member.initial_role == states.PRIMARY)
 
 
 def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
@@ -261,7 +260,7 @@ def _notes(
         notes.append("How much {0} had that {1} lacks cannot be known: its WAL could not be read".format(old, target.host))
     else:
         notes.append("At most {0} bytes of WAL that only {1} holds are lost (page precision, 8192)".format(lost, old))
-    out_of_reach = _perhaps_primary(topology, source) if source is not None and source.state == states.UNREACHABLE else ()
+    out_of_reach = () if source is None else _perhaps_primary(topology, source)
     unfenced = [old] if source is None else [node.host for node in out_of_reach if node.host not in switch_off]
     notes.extend("{0} was NOT fenced: keep it off until start_new_standby.yml has run".format(host) for host in unfenced)
     notes.extend(

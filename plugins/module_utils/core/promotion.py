@@ -138,19 +138,21 @@ def dead_primary(topology: Topology) -> Optional[Node]:
     """Return the node that was primary when there is none now; None when it cannot be told.
 
     A data directory that would open read-write on a newer timeline than every standby's says it first: the standbys had stopped
-    following. Then their upstream says it; then the one data directory that would open read-write.
+    following. Then the upstream of those on the newest timeline says it; then the one data directory on it that would open read-write.
+    A standby or a primary on an older one was left behind by a role change before.
     """
     down = [node for node in topology.nodes if node.has_server_down and not node.standby_signal]
     followed = max((node.timeline for node in topology.standbys), default=0)
     later = [node for node in down if node.timeline > followed]
     if len(later) == 1:
         return later[0]
-    up = [topology.upstream_of(node) for node in topology.standbys]
+    up = [topology.upstream_of(node) for node in topology.standbys if node.timeline == followed]
     named = [node for node in up if node is not None and not node.is_running_standby]
     hosts = {node.host for node in named}
     if len(hosts) == 1:
         return named[0]
-    if len(down) == 1:
-        return down[0]
+    newest = [node for node in down if not node.timeline or node.timeline >= followed]
+    if len(newest) == 1:
+        return newest[0]
     unseen = [node for node in topology.nodes if node.state == states.UNREACHABLE]
-    return unseen[0] if len(unseen) == 1 and not down else None
+    return unseen[0] if len(unseen) == 1 and not newest else None

@@ -208,6 +208,18 @@ def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
                 "fenced" if source.fenced else "timeline {0}".format(newest), "timeline {0}".format(source.timeline), "Run failover.yml.",
             ),
         )
+    unseen = [node for node in topology.others(source.host) if node.state == states.UNREACHABLE]
+    if unseen:
+        return (
+            Blocker(
+                "resume_unseen", source.host,
+                "its switchover to {0} was cut off, and a failover since may have promoted {1}".format(target.host, unseen[0].host),
+                unseen[0].problem or "no answer", "reachable",
+                "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(
+                    unseen[0].host, source.host
+                ),
+            ),
+        )
     # One that stopped cleanly was on its way back to being primary; taking the hand-over up arms it again.
     if not source.standby_signal and source.state != states.STOPPED:
         return (

@@ -152,9 +152,9 @@ def crashed(topology: Topology, text: Optional[str] = None) -> Topology:
     ],
 )
 def test_plan_failover_promotes_nobody_who_may_lack_a_confirmed_commit(topology: Topology, wanted: str, expected: list[tuple[str, str]]) -> None:
-    plan = plan_failover(topology, wanted, LIMITS)
+    plan = plan_failover(topology, wanted, Limits(unfenced="accept"))
     assert reasons(plan.blockers) == expected
-    accepted = plan_failover(topology, wanted, Limits(accept_synchronous_loss=True))
+    accepted = plan_failover(topology, wanted, Limits(unfenced="accept", accept_synchronous_loss=True))
     assert accepted.blockers == ()
 
 

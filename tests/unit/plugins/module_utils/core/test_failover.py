@@ -219,7 +219,14 @@ FENCED = change(DEAD, "pg1", standby_signal=True, role="standby", fenced=True)
     [
         pytest.param(FENCED, LIMITS, [], id="a run that was cut off after the fence goes on"),
         pytest.param(down(FENCED, "pg3", states.STOPPED), LIMITS, [], id="a standby that is down was seen"),
-        pytest.param(down(DEAD, "pg3", states.UNREACHABLE), LIMITS, [], id="nobody can have taken over from a primary that just died"),
+        pytest.param(
+            down(DEAD, "pg3", states.UNREACHABLE), LIMITS, [("not_fenced", "pg3")],
+            id="nor need it have been fenced: a run accepted that it was out of reach, and died before it had re-pointed the one that is left",
+        ),
+        pytest.param(
+            down(change(DEAD, "pg3", member={"priority": 0, "initial_role": PRIMARY}), "pg3", states.UNREACHABLE), LIMITS, [("not_fenced", "pg3")],
+            id="the first primary needs no priority",
+        ),
         pytest.param(
             down(FENCED, "pg3", states.UNREACHABLE), LIMITS, [("not_fenced", "pg3")], id="fenced before: the one out of sight may be primary"
         ),
@@ -235,10 +242,18 @@ FENCED = change(DEAD, "pg1", standby_signal=True, role="standby", fenced=True)
         ),
     ],
 )
-def test_plan_asks_about_whom_it_cannot_see_once_the_old_primary_was_fenced(
+def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
     topology: Topology, limits: Limits, expected: list[tuple[str, str]]
 ) -> None:
     assert reasons(plan_failover(topology, "", limits).blockers) == expected
+
+
+def test_plan_beside_a_dead_primary_switches_off_whom_it_cannot_see() -> None:
+    plan = plan_failover(down(DEAD, "pg2", states.UNREACHABLE), "", FENCE)
+    assert (plan.blockers, plan.fence, plan.switch_off, plan.target) == ((), ("pg1",), ("pg2",), "pg3")
+    accepted = plan_failover(down(DEAD, "pg2", states.UNREACHABLE), "", ACCEPT)
+    assert (accepted.blockers, accepted.switch_off) == ((), ())
+    assert "pg2 was NOT fenced: keep it off until start_new_standby.yml has run" in accepted.notes
 
 
 def test_plan_fences_everything_that_would_come_up_read_write() -> None:
@@ -376,7 +391,7 @@ def test_plan_counts_the_replay_where_the_receive_lsn_fell_back() -> None:
         pytest.param(DEAD, "pg9", [("unknown_host", "pg9")], id="unknown target"),
         pytest.param(DEAD, "pg1", [("not_a_standby", "pg1")], id="the dead primary itself"),
         pytest.param(down(DEAD, "pg2", states.STOPPED), "pg2", [("not_a_standby", "pg2")], id="a standby that is down"),
-        pytest.param(down(DEAD, "pg2", states.UNREACHABLE), "pg2", [("not_a_standby", "pg2")], id="a standby out of sight"),
+        pytest.param(down(DEAD, "pg2", states.UNREACHABLE), "pg2", [("not_a_standby", "pg2"), ("not_fenced", "pg2")], id="a standby out of sight"),
         pytest.param(down(down(cluster(PAIR), "pg1"), "pg2"), "", [("no_candidate", "main")], id="no standby runs"),
         pytest.param(
             change(down(cluster(PAIR), "pg1"), "pg2", member={"priority": 0}), "", [("no_candidate", "main"), ("priority_zero", "pg2")],

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Receiver, Upstream
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import (
     bytes_behind,
     candidates,
@@ -122,6 +122,17 @@ def test_bytes_behind_of_a_node_without_position_is_unknown() -> None:
 NO_TIE = {"receiver": Receiver(), "upstream": Upstream()}
 
 
+# pg2 took over from pg1 and is out of sight by now; pg3 follows it, pg4 was left behind on timeline 1, and pg1 was never fenced.
+FOUR = ("pg1", "pg2", "pg3", "pg4")
+LEFT_BEHIND = change(
+    change(
+        down(cluster(FOUR, primary="pg2", timeline=2), "pg2", states.UNREACHABLE),
+        "pg1", state=states.CRASHED, role=PRIMARY, standby_signal=False, timeline=1, timeline_history="",
+    ),
+    "pg4", timeline=1, timeline_history="", upstream=Upstream("192.0.2.1", 5432), receiver=Receiver(),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("state", EVERY_DOWN_STATE)
 def test_dead_primary_is_whom_the_standbys_follow(state: str) -> None:
     found = dead_primary(down(cluster(), "pg1", state))
@@ -133,6 +144,8 @@ def test_dead_primary_is_whom_the_standbys_follow(state: str) -> None:
     ("topology", "expected"),
     [
         pytest.param(change(DEAD, "pg1", standby_signal=True, fenced=True), "pg1", id="fenced by a run that was cut off"),
+        pytest.param(LEFT_BEHIND, "pg2", id="one that an earlier role change left behind still names the primary of then, which is down"),
+        pytest.param(change(LEFT_BEHIND, "pg3", **NO_TIE), "pg2", id="nor is that one taken where nobody says whom the others follow"),
         pytest.param(down(cluster(upstreams={"pg3": "pg2"}), "pg1"), "pg1", id="cascade: the middle is no primary"),
         pytest.param(
             change(change(DEAD, "pg2", **NO_TIE), "pg3", **NO_TIE), "pg1", id="nobody is followed: the files would open read-write"

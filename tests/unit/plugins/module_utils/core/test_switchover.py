@@ -250,6 +250,8 @@ RESUMED = [
     pytest.param(CUT, "pg1", {"fenced": True}, "resume_overtaken", id="a failover has fenced the source since"),
     pytest.param(CUT, "pg3", {"timeline": 2}, "resume_overtaken", id="a sibling is on a newer timeline"),
     pytest.param(CUT, "pg2", {"timeline": 2}, "resume_overtaken", id="the target is on a newer timeline"),
+    pytest.param(down(CUT, "pg3", states.UNREACHABLE), "pg3", {}, "resume_unseen", id="a sibling is out of sight: a failover may have promoted it"),
+    pytest.param(down(CUT, "pg3", states.CRASHED), "pg3", {}, None, id="a sibling is down: it was seen"),
     pytest.param(CUT, "pg1", {"standby_signal": False, "role": PRIMARY}, None, id="a run died while it took the hand-over back"),
     pytest.param(
         CUT, "pg1", {"standby_signal": False, "role": PRIMARY, "state": states.CRASHED}, "resume_not_armed", id="the source crashed as a primary"
