@@ -214,7 +214,7 @@ class ActionModule(ActionBase):
         after = without(after_change(topology, plan.source, plan.target, source_returns=False), plan.left)
         decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
         decided["settles"] = decided["settles"] and self._host not in plan.left
-        fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence), "switch_off_hosts": list(plan.switch_off)}
+        fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence), "switch_off_hosts": list(plan.switch_off), "look_again": plan.look_again}
         return {**decided, **fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
 
     def _rejoin(self) -> Result:
@@ -276,13 +276,14 @@ class ActionModule(ActionBase):
 
     def _heal(self) -> Result:
         topology = self._topology()
-        plan = plan_heal(topology, self._own_commits(topology), self._keep(topology))
+        chosen = self._keep(topology)
+        plan = plan_heal(topology, self._own_commits(topology), chosen)
         if plan.blockers:
             self._refuse(topology.cluster, "healing cluster {0}".format(topology.cluster), plan.blockers)
         self._say(topology.cluster, self._heal_lines(topology, plan))
         return {
             "cluster": topology.cluster, "action": plan.action, "kept": plan.kept, "fence": self._host in plan.fence, "fence_hosts": list(plan.fence),
-            "given_up": {each.host: each.from_lsn for each in plan.given_up}, "notes": list(plan.notes),
+            "given_up": {each.host: each.from_lsn for each in plan.given_up}, "notes": list(plan.notes), "chosen": bool(chosen),
         }
 
     def _heal_lines(self, topology: Topology, plan: HealPlan) -> list[str]:

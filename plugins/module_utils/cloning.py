@@ -202,9 +202,10 @@ def _survey(server: Server, peer: Peer) -> tuple[list[tuple[str, str]], list[str
     What an interrupted copy left in a place that it filled directly is worthless and removed.
     """
     tablespaces = _tablespaces(server, peer)
-    ours = server.read_note("clone").get("direct", [])
-    for location in ours:
-        if location in [each for _oid, each in tablespaces] and _occupied(location):
+    # Not one that the data here have come to use since: that copy was given up, and this server has made the tablespace by itself.
+    used = [os.readlink(str(link)) for link in server.data("pg_tblspc").glob("*") if link.is_symlink()]
+    for location in server.read_note("clone").get("direct", []):
+        if location in [each for _oid, each in tablespaces] and location not in used and _occupied(location):
             _empty(location)
     aside = [(oid, location) for oid, location in tablespaces if _occupied(location)]
     require_tablespaces(server, aside)

@@ -59,6 +59,7 @@ def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str],
     session.rows("SELECT pg_promote(false)")
     state = await_primary(session, timeout_seconds=timeout_seconds)
     server.remove_note("fenced")
+    server.remove_note("clone")  # a copy that was not swapped in before is older than what this server is now
     return state
 
 

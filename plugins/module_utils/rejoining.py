@@ -353,10 +353,14 @@ def rejoin(
     if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step
         server.remove_note("fenced")
         return result
-    if finish_interrupted(server) is not None:
+    kept = finish_interrupted(server)
+    if kept is not None:
         here = observe_here(server, terms)
         chosen = plan(server, here, primary)
-        result["action"] = chosen.action
+        refusal = refused(chosen)
+        if refusal is not None:
+            raise refusal
+        result.update(action=chosen.action, kept_directory=kept)
     server.write_note("fenced", {"by": "pg_rejoin"})
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))

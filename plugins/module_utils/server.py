@@ -32,6 +32,8 @@ DEBIAN_BIN = "/usr/lib/postgresql"
 DEBIAN_ETC = "/etc/postgresql"
 DEBIAN_DATA = "/var/lib/postgresql"
 POLL_SECONDS = 0.01
+# A run that lost its controller ends by its own time-outs.
+LOCK_TIMEOUT_SECONDS = 180.0
 
 
 class ServerError(PgOpsError):
@@ -247,7 +249,7 @@ class Server:
         sync_directory(path.parent)
 
     @contextlib.contextmanager
-    def alone(self, *, timeout_seconds: float) -> Iterator[None]:
+    def alone(self, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
         """Wait until no other run changes the role of this server, and keep others from it; the kernel ends that with the process.
 
         A run outlives its controller, so that the operator's next one may meet it. Raises ServerError when it does not end in time.

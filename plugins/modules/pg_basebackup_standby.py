@@ -117,6 +117,14 @@ def refuse_foreign(server: Server) -> None:
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Copy when no other run does: two would write into one copy."""
+    if module.check_mode:
+        return work_alone(module, server)
+    with server.alone():
+        return work_alone(module, server)
+
+
+def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Copy unless the standby is there."""
     params = module.params
     peer = Peer.from_params(params)

@@ -92,8 +92,6 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import P
 from ansible_collections.pg_ops.replication.plugins.module_utils.sql import SqlError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
 
-# A hand-over that lost its controller ends by its own time-outs.
-LOCK_TIMEOUT_SECONDS = 180.0
 # How long a server that cuts connections off is asked again before that is an error.
 CUT_OFF_SECONDS = 2.0
 
@@ -133,7 +131,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Hand over when no other run does."""
     if module.check_mode:
         return work_alone(module, server)
-    with server.alone(timeout_seconds=LOCK_TIMEOUT_SECONDS):
+    with server.alone():
         return work_alone(module, server)
 
 

@@ -43,6 +43,7 @@ class FailoverPlan:
     """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known.
 
     `fence` are the hosts whose servers are fenced there, `switch_off` those that cannot be reached and that the fence command ends.
+    `look_again`: one of these may write until it is fenced, so that who has most WAL is known only behind that.
     `left` are running standbys that have WAL which the new primary lacks: they cannot follow it before start_new_standby.
     """
 
@@ -51,6 +52,7 @@ class FailoverPlan:
     target: str
     fence: tuple[str, ...] = ()
     switch_off: tuple[str, ...] = ()
+    look_again: bool = False
     left: tuple[str, ...] = ()
     lost_bytes: Optional[int] = None
     blockers: tuple[Blocker, ...] = ()
@@ -342,4 +344,5 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     if promised.num:
         notes = (*notes, _synchronous_note(source, target))
     left = tuple(node.host for node, _bytes in _ahead(topology, target))
-    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, left, lost, tuple(found), notes)
+    writing = bool(off) or any(node.host in fence and node.state in (states.UNRESPONSIVE, states.STARTING) for node in topology.nodes)
+    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, writing, left, lost, tuple(found), notes)

@@ -228,6 +228,26 @@ def answered_by_archive(chosen: RejoinPlan, node: Node, undelivered: str) -> Rej
     return replace(chosen, action=FOLLOW if node.is_running_standby else START, why="{0}, but its archive has it".format(chosen.why))
 
 
+def _plan_running(topology: Topology, node: Node, primary: Node) -> RejoinPlan:
+    """Return the plan for a standby that runs."""
+    if node.rewind_unfinished:
+        return RejoinPlan(RECLONE, "an earlier rewind did not finish, so its files cannot be trusted")
+    wrong = standby_problem(topology, node, primary)
+    if wrong is None:
+        return RejoinPlan(NOTHING, "it streams from {0}".format(primary.host))
+    past = shared_past(node, primary)
+    if past is None:
+        return _unknown_history(node, primary)
+    if not _is_past(node, past, parse_lsn(node.position_lsn or "0/0")):
+        return _throw_away(node, primary, past)
+    # It asks for nothing before it has read its own WAL to the end; what it lacks then is known only then.
+    if node.replay_lsn and not node.receive_lsn and node.upstream.host and not node.is_streaming:
+        return RejoinPlan(FOLLOW, "it still reads the WAL on its disk")
+    if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
+        return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
+    return RejoinPlan(FOLLOW, wrong.problem)
+
+
 def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
     """Return what start_new_standby does with one node of the cluster."""
     primary = topology.primary
@@ -245,16 +265,4 @@ def plan_rejoin(topology: Topology, node: Node) -> RejoinPlan:
         return _refuse("unresponsive", node, "its server does not answer", node.problem, "stopped or answering", "Stop it, then repeat.")
     if not node.is_running_standby:
         return plan_stopped(node, primary)
-    if node.rewind_unfinished:
-        return RejoinPlan(RECLONE, "an earlier rewind did not finish, so its files cannot be trusted")
-    wrong = standby_problem(topology, node, primary)
-    if wrong is None:
-        return RejoinPlan(NOTHING, "it streams from {0}".format(primary.host))
-    past = shared_past(node, primary)
-    if past is None:
-        return _unknown_history(node, primary)
-    if not _is_past(node, past, parse_lsn(node.position_lsn or "0/0")):
-        return _throw_away(node, primary, past)
-    if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
-        return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
-    return RejoinPlan(FOLLOW, wrong.problem)
+    return _plan_running(topology, node, primary)

@@ -272,6 +272,31 @@ def test_basebackup_killed_with_tablespace_half_copied_is_made_again(private_pri
     assert pair.spare.sql("SELECT count(*) FROM bulky") == 4000
 
 
+def test_rejoin_keeps_a_tablespace_that_a_copy_which_was_given_up_had_begun_to_fill(private_primary: Pair) -> None:
+    """The note of that copy is still there; since then the server has made the tablespace by itself, and its files may be the only ones."""
+    pair = private_primary
+    location = pair.primary.home.parent / "a space=1"
+    assert copy(pair.spare, pair.primary).changed
+    pair.spare.write_note("clone", {"phase": "copying", "from": "alpha", "tablespaces": [], "direct": [str(location)]})
+    pair.spare.write_note("rewind", {"from": "alpha"})
+    files = {path.name for path in location.iterdir()}
+    answer = pair.spare.call_towards("pg_rejoin", pair.primary, start_timeout_seconds=15)
+    assert answer.changed and answer["action"] == "reclone", answer.text
+    [kept] = location.parent.glob(f"{location.name}.kept.*")
+    assert files and {path.name for path in kept.iterdir()} == files
+    wait_replayed(pair.primary, pair.spare)
+    assert pair.spare.sql("SELECT one FROM spaced") == 1
+
+
+def test_basebackup_beside_one_that_is_under_way_waits_for_it_and_changes_nothing(pair: Pair) -> None:
+    first = start_module("pg_basebackup_standby", pair.spare.towards(pair.primary, max_rate="8M"))
+    wait_for(lambda: pair.spare.note("clone").get("phase") == "copying", "the first copy")
+    second = start_module("pg_basebackup_standby", pair.spare.towards(pair.primary))
+    assert first.wait().changed
+    assert not second.wait().changed
+    assert not list(pair.spare.home.glob("data.*"))
+
+
 def test_basebackup_empty_place_needs_no_more_than_its_parent(pair: Pair, absent: Node) -> None:
     node = new_node("delta", pair.primary.home.parent / "delta", absent.port, pair.primary.programs)
     shutil.copytree(pair.spare.state, node.state)

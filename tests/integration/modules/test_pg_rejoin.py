@@ -583,6 +583,37 @@ def test_rejoin_copies_anew_where_the_new_primary_has_recycled_the_wal_from_the_
     assert_follows(pair.primary, pair.standby)
 
 
+def test_rejoin_beside_one_that_is_under_way_waits_for_it_and_changes_nothing(pair: Pair) -> None:
+    """The first has lost its controller and goes on; without a lock the second would take its half-rewound files for a crash."""
+    part_ways(pair)
+    first = start_module("pg_rejoin", pair.primary.towards(pair.standby, **QUICK))
+    wait_for(lambda: pair.primary.note("fenced"), "the first run to begin")
+    second = start_module("pg_rejoin", pair.primary.towards(pair.standby, **QUICK))
+    answer = first.wait()
+    assert answer.changed and answer["action"] == "rewind", answer.text
+    later = second.wait()
+    assert not later.changed and later["action"] == "nothing", later.text
+    assert not list(pair.primary.home.glob("data.kept.*"))
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_standby_that_still_reads_its_own_wal_is_not_copied(pair: Pair) -> None:
+    """It has received more than it has replayed, and asks nobody before it has read that; its replay lies where the primary has no WAL any more."""
+    pair.standby.append_conf("recovery_min_apply_delay = '1h'")
+    pair.standby.stop()
+    pair.standby.start()
+    pair.primary.write_row(1)
+    segments_pass(pair.primary, range(2, 5))
+    end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
+    wait_for(lambda: pair.standby.sql("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", end), "the standby's WAL")
+    pair.standby.stop()
+    pair.standby.start()
+    wait_for(lambda: pair.standby.sql("SELECT pg_last_wal_replay_lsn() IS NOT NULL"), "the standby's replay")
+    assert pair.standby.sql("SELECT pg_last_wal_receive_lsn() IS NULL")
+    checked = rejoin(pair.standby, pair.primary, check_mode=True, oldest_wal_lsn=end)
+    assert checked["action"] == "follow" and "still reads the WAL on its disk" in checked["why"], checked.text
+
+
 # --- re-clone ---
 
 

@@ -164,5 +164,11 @@ def test_heal_refusal_in_one_cluster_does_not_stop_the_other(cluster: Cluster, s
     assert failed(done) == set(shop.names), done.output
     assert "Refused: healing cluster shop" in done.text and "Cluster bank: proven" in done.text
     bank.assert_replicating("pgsql3")
-    cluster.play("heal", "-e", "pg_heal_keep=pgsql1", inventory=INVENTORY)
+    # What a person decides about the shop decides nothing about the bank: there the last look before its commits are given up is taken.
+    cluster.sql("pgsql4", "SELECT pg_promote()")
+    cluster.sql("pgsql4", "INSERT INTO written (by) VALUES ('pgsql4')")
+    done = cluster.play("heal", "-v", "-e", "pg_heal_keep=pgsql1", inventory=INVENTORY)
+    looked = done.output.partition("Look again at what it committed")[2].partition("TASK [")[0]
+    assert "[pgsql3]" in looked and "ok: [pgsql2]" not in looked, looked
     shop.assert_replicating("pgsql1")
+    bank.assert_replicating("pgsql4")

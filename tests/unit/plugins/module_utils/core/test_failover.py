@@ -248,6 +248,21 @@ def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
     assert reasons(plan_failover(topology, "", limits).blockers) == expected
 
 
+@pytest.mark.parametrize(
+    ("topology", "limits", "again"),
+    [
+        pytest.param(DEAD, LIMITS, False, id="it was seen dead"),
+        pytest.param(down(cluster(), "pg1", states.STOPPED), LIMITS, False, id="it was seen stopped"),
+        pytest.param(down(cluster(), "pg1", states.UNRESPONSIVE), LIMITS, True, id="its server does not answer, and its sessions may go on"),
+        pytest.param(down(cluster(), "pg1", states.STARTING), ACCEPT, True, id="it is coming up"),
+        pytest.param(down(cluster(), "pg1", states.UNREACHABLE), FENCE, True, id="it is switched off first"),
+        pytest.param(down(cluster(), "pg1", states.UNREACHABLE), ACCEPT, False, id="somebody has said that it is off"),
+    ],
+)
+def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_until_then(topology: Topology, limits: Limits, again: bool) -> None:
+    assert plan_failover(topology, "", limits).look_again is again
+
+
 def test_plan_beside_a_dead_primary_switches_off_whom_it_cannot_see() -> None:
     plan = plan_failover(down(DEAD, "pg2", states.UNREACHABLE), "", FENCE)
     assert (plan.blockers, plan.fence, plan.switch_off, plan.target) == ((), ("pg1",), ("pg2",), "pg3")

@@ -279,6 +279,12 @@ RUNNING = [
     pytest.param({**ON_1, "data_checksums": False}, RECLONE, id="beyond the fork, pg_rewind is not possible"),
     pytest.param({"timeline_history": OTHER_HISTORY_OF_2}, RECLONE, id="another timeline 2, it seems to stream"),
     pytest.param({"receiver": Receiver(), "replay_lsn": "0/2000000", "receive_lsn": "0/2000000", "redo_lsn": "0/1000000"}, RECLONE, id="its WAL is gone"),
+    pytest.param(
+        {"receiver": Receiver(), "replay_lsn": "0/2000000", "receive_lsn": "", "redo_lsn": "0/1000000"}, FOLLOW, id="it has more WAL on its disk, perhaps"
+    ),
+    pytest.param(
+        {**ON_1, "receive_lsn": "", "replay_lsn": "0/5000001"}, REWIND, id="it has not read all of its WAL, but more than it shares"
+    ),
     pytest.param({"receiver": Receiver(), "redo_lsn": "0/1000000"}, FOLLOW, id="its redo point is old, its position is not"),
     pytest.param(
         {**ON_1, "upstream": Upstream(), "replay_lsn": "0/2000000", "receive_lsn": "0/2000000", "redo_lsn": "0/1000000"},
