@@ -80,6 +80,18 @@ def dashboard_expressions() -> list[str]:
     return sorted({target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]})
 
 
+def annotation_expressions() -> list[str]:
+    """Every expression that marks times on the dashboard."""
+    return sorted({entry["expr"] for entry in dashboard()["annotations"]["list"]})
+
+
+def plain(expression: str) -> str:
+    """An expression of the dashboard as Grafana sends it for this cluster."""
+    sent = expression.replace("$cluster", "monitoring-main").replace("$__rate_interval", "1m")
+    assert "$" not in sent
+    return sent
+
+
 def test_every_node_is_scraped_under_its_name() -> None:
     assert by_node('up{job="pg_ops", cluster="monitoring-main"}') == dict.fromkeys(NODES, 1.0)
 
@@ -204,15 +216,22 @@ def test_rules_fire_and_are_silent_as_promtool_has_it(host: Any) -> None:
 
 @pytest.mark.parametrize("expression", dashboard_expressions())
 def test_expression_of_the_dashboard_returns_data(expression: str) -> None:
-    plain = expression.replace("$cluster", "monitoring-main").replace("$__rate_interval", "1m")
-    assert "$" not in plain
-    assert query(plain), plain
+    assert query(plain(expression)), plain(expression)
+
+
+@pytest.mark.parametrize("expression", annotation_expressions())
+def test_annotation_of_the_dashboard_marks_the_time_with_two_primaries(expression: str) -> None:
+    """Nothing fires any more; so it is asked for the time in which it did, too."""
+    query(plain(expression))
+    marked = {series["metric"].get("alertname") for series in query(f"count_over_time(({plain(expression)})[1h:2s])")}
+    assert "PgTwoPrimaries" in marked
 
 
 def test_variable_of_the_dashboard_offers_the_cluster() -> None:
     (variable,) = [entry for entry in dashboard()["templating"]["list"] if entry["name"] == "cluster"]
-    assert variable["query"] == "label_values(pg_replication_is_replica, cluster)"
-    values = json.loads(fetch("http://127.0.0.1:9090/api/v1/label/cluster/values?match[]=pg_replication_is_replica"))
+    selector = 'pg_replication_is_replica{job="pg_ops"}'
+    assert variable["query"] == f"label_values({selector}, cluster)"
+    values = json.loads(fetch("http://127.0.0.1:9090/api/v1/label/cluster/values?" + urllib.parse.urlencode({"match[]": selector})))
     assert values["data"] == ["monitoring-main"]
 
 

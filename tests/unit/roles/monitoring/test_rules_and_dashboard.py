@@ -70,7 +70,7 @@ def test_alert_has_severity_text_and_what_to_type(rule: dict[str, Any]) -> None:
 def test_two_primaries_follow_document_d_and_one_alert_is_faster() -> None:
     found = {rule["labels"]["severity"]: rule for rule in ALERTS if rule["alert"] == "PgTwoPrimaries"}
     assert found["warning"]["for"] == "5m" and found["critical"]["for"] == "15s"
-    assert found["warning"]["expr"] == found["critical"]["expr"] == "count by (cluster) (pg_replication_is_replica == 0) >= 2"
+    assert found["warning"]["expr"] == found["critical"]["expr"] == 'count by (cluster) (pg_replication_is_replica{job="pg_ops"} == 0) >= 2'
 
 
 @pytest.mark.parametrize("name", sorted({rule["alert"] for rule in ALERTS}))
@@ -89,10 +89,55 @@ def test_inventory_that_wants_synchronous_standbys_makes_a_rule_of_it() -> None:
         ("pg_ops_synchronous_wanted", "main", "vector(2)"),
         ("pg_ops_synchronous_wanted", "west", "vector(1)"),
     ]
+    assert {rule["labels"]["job"] for rule in made} == {"pg_ops"}
+
+
+def selectors_in(expression: str) -> list[str]:
+    """Return the selectors of an expression: each of its metrics, with the labels that are asked of it."""
+    bare = re.sub(r"\b(by|on|without|group_left)\s*\([^)]*\)", "", expression)
+    return re.findall(r'(?<!["\w])(?:pg_\w+|up|ALERTS)\b(?:\{[^}]*\})?(?![\w"])', bare)
+
+
+def test_selectors_in_expression_have_their_labels() -> None:
+    found = selectors_in('max by (pg_x) (pg_a{pg_y="pg_z"}) > on (up) group_left () pg_b or rate(up{a=~"$b"}[5m]) or ALERTS')
+    assert found == ['pg_a{pg_y="pg_z"}', "pg_b", 'up{a=~"$b"}', "ALERTS"]
+
+
+def test_no_selector_takes_another_jobs_metrics() -> None:
+    """A Prometheus that watches other things, too, may have exporters of PostgreSQL under other jobs."""
+    texts = [text for rule in rules(__pg_monitoring_synchronous={"main": 1}) for text in (rule["expr"], *inner_queries(rule))]
+    page = (SERVER_ROLE / "files" / "pg_ops.html").read_text(encoding="utf-8")
+    asked = [text.replace('\\"', '"') for text in re.findall(r'query (?:\(printf )?"((?:[^"\\]|\\.)*)"', page)]
+    assert len(asked) == page.count(" query ")
+    variables = [entry["query"] for entry in DASHBOARD["templating"]["list"] if entry["type"] == "query"]
+    found = [selector for text in [*texts, *dashboard_expressions(), *variables, *asked] for selector in selectors_in(text)]
+    assert len(found) > 50
+    assert [selector for selector in found if 'job="pg_ops"' not in selector] == []
+
+
+def inner_queries(rule: dict[str, Any]) -> list[str]:
+    """Return the queries that the texts of an alert make."""
+    return re.findall(r"`([^`]*)`", " ".join(rule.get("annotations", {}).values()))
+
+
+def test_inner_queries_are_those_of_the_description() -> None:
+    (fork,) = [rule for rule in ALERTS if rule["alert"] == "PgTimelineFork"]
+    assert inner_queries(fork) == ['pg_ops_timeline{job="pg_ops", cluster=%q}']
+
+
+def test_job_of_selectors_is_the_one_that_is_configured_and_every_alert_has_it() -> None:
+    assert load(SERVER_ROLE / "vars" / "main.yml")["__pg_monitoring_job_of_nodes"]["job_name"] == "pg_ops"
+    assert {rule["labels"]["job"] for rule in ALERTS} == {"pg_ops"}
 
 
 def test_names_in_expression_finds_metrics_alone() -> None:
     assert names_in('max by (cluster, pg_x) (pg_a{pg_y="pg_z"}) > on (up) pg_b or rate(up[5m])') == {"pg_a", "pg_b", "up"}
+
+
+def dashboard_expressions() -> list[str]:
+    """Return every expression of the dashboard, those of its annotations too."""
+    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return [*panels, *(entry["expr"] for entry in DASHBOARD["annotations"]["list"])]
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
@@ -101,7 +146,7 @@ def test_rule_uses_only_metrics_that_there_are(rule: dict[str, Any]) -> None:
 
 
 def test_dashboard_uses_only_metrics_that_there_are() -> None:
-    used = {name for panel in DASHBOARD["panels"] for target in panel["targets"] for name in names_in(target["expr"])}
+    used = {name for expression in dashboard_expressions() for name in names_in(expression)}
     assert used and used <= metrics() | OTHERS
 
 
