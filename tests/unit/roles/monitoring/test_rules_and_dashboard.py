@@ -130,6 +130,14 @@ def test_job_of_selectors_is_the_one_that_is_configured_and_every_alert_has_it()
     assert {rule["labels"]["job"] for rule in ALERTS} == {"pg_ops"}
 
 
+def test_alert_is_told_apart_from_the_others_of_its_cluster() -> None:
+    """Alertmanager holds what is new in a group that it has told of back for group_interval."""
+    grouped = load(SERVER_ROLE / "vars" / "main.yml")["__pg_alertmanager_route"]["group_by"]
+    assert "cluster" in grouped
+    groups = [tuple({**rule["labels"], "alertname": rule["alert"], "cluster": "main"}[label] for label in grouped) for rule in ALERTS]
+    assert len(set(groups)) == len(groups)
+
+
 def test_names_in_expression_finds_metrics_alone() -> None:
     assert names_in('max by (cluster, pg_x) (pg_a{pg_y="pg_z"}) > on (up) pg_b or rate(up[5m])') == {"pg_a", "pg_b", "up"}
 
