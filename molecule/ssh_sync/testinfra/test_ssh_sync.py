@@ -31,6 +31,7 @@ def name_of(host: Any) -> str:
 def test_every_node_names_all_others_as_synchronous(host: Any) -> None:
     others = ", ".join(f'"{name}"' for name in NAMES if name != name_of(host))
     assert sql(host, "SHOW synchronous_standby_names") == f"FIRST 1 ({others})"
+    assert sql(host, "SHOW synchronous_commit") == "remote_apply"
 
 
 def test_standbys_confirm_over_tls(host: Any, primary: bool) -> None:

@@ -42,6 +42,22 @@ def test_push_copies_the_file_for_its_owner_alone_and_leaves_nothing_else(archiv
     assert (archive / SEGMENT).stat().st_mode & 0o777 == 0o600
 
 
+def test_push_flushes_the_file_before_it_gets_its_name_and_the_directory_behind_that(
+    archive: Path, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[str, bool]] = []
+    flush = os.fsync
+
+    def noted(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        flushed.append(("directory" if path == archive else "file" if path.parent == archive else str(path), (archive / SEGMENT).exists()))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    archive_wal.push(str(archive), str(segment), SEGMENT)
+    assert flushed[0] == ("file", False) and flushed[-1] == ("directory", True), flushed
+
+
 def test_push_of_the_same_file_again_succeeds(archive: Path, segment: Path) -> None:
     archive_wal.push(str(archive), str(segment), SEGMENT)
     before = (archive / SEGMENT).stat()
