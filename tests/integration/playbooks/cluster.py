@@ -171,11 +171,14 @@ class Cluster:
     def program(self, name: str) -> str:
         return os.path.join(self.local.bin_directory, name)
 
+    def psql(self, name: str, database: str = "postgres") -> list[str]:
+        """Return psql with what leads to one node's server, for the servers' account."""
+        node = self.local.nodes[name]
+        return [self.program("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", node.socket_directory, "-p", str(node.port), "-d", database]
+
     def sql(self, name: str, statement: str, *, database: str = "postgres") -> str:
         """Return what psql prints for a statement on one node: fields separated by |, one row a line."""
-        node = self.local.nodes[name]
-        argv = [self.program("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", node.socket_directory, "-p", str(node.port), "-d", database]
-        done = self.run_as_owner(*argv, stdin=statement)
+        done = self.run_as_owner(*self.psql(name, database), stdin=statement)
         assert done.returncode == 0, f"{name}: {statement}: {done.stderr}"
         return done.stdout.strip()
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -65,3 +67,25 @@ def test_failover_leaves_a_standby_with_more_wal_to_the_rejoin(cluster: Cluster)
     assert f"{ahead}: rewind" in back.text
     cluster.assert_replicating(behind)
     assert cluster.sql(ahead, "SELECT to_regclass('ahead') IS NULL") == "t"
+
+
+def test_failover_takes_who_got_most_until_the_fence_took_hold(cluster: Cluster) -> None:
+    """The old primary is out of the controller's reach and goes on: what it writes before it is switched off only one standby gets."""
+    old = cluster.primary()
+    first, second = (name for name in cluster.names if name != old)
+    pid, receiver = cluster.running_pid(old), cluster.sql(first, "SELECT pid FROM pg_stat_wal_receiver")
+    become = f"setpriv --reuid {cluster.account.pw_uid} --clear-groups " if os.geteuid() == 0 else ""
+    psql = become + " ".join(cluster.psql(old))
+    script = f"""
+        kill -STOP {receiver} && {psql} -c 'CREATE TABLE late (number int)' && sleep 1
+        children=$(cat /proc/{pid}/task/{pid}/children)
+        kill -KILL {pid} $children
+        kill -TERM {receiver}; kill -CONT {receiver}; sleep 1
+    """
+    out_of_reach = {old: {"ansible_connection": "ssh", "ansible_port": 1, "ansible_host": "127.0.0.1"}}
+    done = cluster.play("failover", "-e", json.dumps({"pg_fence_command": ["sh", "-c", script]}), inventory=out_of_reach)
+    assert [f"{name} takes over from {old}" in done.text for name in (first, second)] == [True, True], done.output
+    assert cluster.primary() == second
+    assert cluster.sql(second, "SELECT to_regclass('late') IS NOT NULL") == "t"
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(second)
