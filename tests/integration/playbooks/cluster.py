@@ -66,6 +66,7 @@ class Cluster:
     state: Path
     local: local_clusters.Local
     only: tuple[str, ...] = ()
+    inventory_directory: Path = CHECKOUT / "inventories" / "local"
 
     # -- playbooks ---------------------------------------------------------------------------------------------------------
 
@@ -76,6 +77,13 @@ class Cluster:
     def part(self, *names: str) -> Cluster:
         """Return some of the nodes: one of several clusters below one state directory."""
         return replace(self, only=names)
+
+    def with_own_inventory(self) -> Cluster:
+        """Return the same with a copy of its inventory, below the state directory, for playbooks that leave something beside it."""
+        copy = self.state / "inventories" / "local"
+        shutil.copytree(self.inventory_directory, copy, ignore=shutil.ignore_patterns(".tls", "tls"))  # an authority of the user's own
+        (self.state / "scripts").symlink_to(CHECKOUT / "scripts")  # which the inventory's script calls
+        return replace(self, inventory_directory=copy)
 
     def environ(self, **more: str) -> dict[str, str]:
         # PYTHONUNBUFFERED: with it a local host's Python reads the program that Ansible pipes to it byte by byte.
@@ -93,7 +101,7 @@ class Cluster:
         self, name: str, *arguments: str, inventory: Mapping[str, Any] | None = None, output: Any = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
         """Start one playbook; `inventory` overrides variables by host, as a second inventory source."""
-        sources = ["-i", str(CHECKOUT / "inventories" / "local")]
+        sources = ["-i", str(self.inventory_directory)]
         if inventory is not None:
             overlay = self.state / "overlay.json"
             overlay.write_text(json.dumps({"pg_nodes": {"hosts": inventory}}), encoding="utf-8")

@@ -19,7 +19,7 @@ LINES = "SELECT DISTINCT type FROM pg_hba_file_rules WHERE 'replicator' = ANY (u
 
 
 def test_a_running_cluster_is_encrypted_and_no_longer(set_up: Callable[[int], Cluster]) -> None:
-    cluster = set_up(2)
+    cluster = set_up(2).with_own_inventory()
     let_make_keys(cluster)
     cluster.play("initial_setup", *secrets(cluster, pg_tls="on"))
     wait_for(lambda: senders(cluster).endswith("|pgsql2|t"), "an encrypted stream")

@@ -3,6 +3,7 @@
 """Passwords and certificates of a running cluster change, also by runs that are killed on the way; a client writes all the time.
 
 Its commits wait for one of two standbys. What the standbys and those who log in notice is observed; with -s it is printed.
+The authority is in its default place, beside the inventory: every playbook after the first reads that inventory with the authority in it.
 The tests build on each other, in this order.
 """
 
@@ -17,6 +18,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -52,7 +54,7 @@ def let_make_keys(cluster: Cluster) -> None:
 @pytest.fixture(scope="module")
 def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     """Three nodes, set up without encryption; their Python can make keys."""
-    made = set_up(3)
+    made = set_up(3).with_own_inventory()
     let_make_keys(made)
     with writing(made):
         yield made
@@ -62,10 +64,13 @@ def secrets(cluster: Cluster, **more: object) -> tuple[str, str]:
     """Return the arguments that encrypt the cluster, as if the vault had these values; a command line would be everybody's to read."""
     path = cluster.state / "secrets.json"
     path.touch(mode=0o600)
-    authority = {"pg_tls_ca_directory": str(cluster.state / "authority"), "pg_tls_ca_passphrase": PASSPHRASE}
-    settings = {"pg_tls": "verify-full", "pg_tls_packages": [], "pg_synchronous_mode": "any"}
-    path.write_text(json.dumps({**settings, **authority, **more}), encoding="utf-8")
+    settings = {"pg_tls": "verify-full", "pg_tls_packages": [], "pg_tls_ca_passphrase": PASSPHRASE, "pg_synchronous_mode": "any"}
+    path.write_text(json.dumps({**settings, **more}), encoding="utf-8")
     return "-e", f"@{path}"
+
+
+def authority(cluster: Cluster) -> Path:
+    return cluster.inventory_directory / ".tls" / "main"
 
 
 def rotate(cluster: Cluster, password: str, *, kill_after: int = 0, kill_in: str = "", **more: object) -> Done:
@@ -87,7 +92,7 @@ def logs_in(cluster: Cluster, name: str, password: str) -> bool:
 
 def certificate(cluster: Cluster, name: str) -> x509.Certificate:
     """Return what a running server shows whoever connects, checked against the authority's certificate."""
-    context = ssl.create_default_context(cafile=str(cluster.state / "authority" / "ca.crt"))
+    context = ssl.create_default_context(cafile=str(authority(cluster) / "ca.crt"))
     with socket.create_connection(("127.0.0.1", cluster.local.nodes[name].port), timeout=5) as plain:
         plain.sendall(SSL_REQUEST)
         assert plain.recv(1) == b"S", f"{name} does not encrypt"
@@ -151,6 +156,8 @@ def test_a_running_cluster_is_encrypted_without_a_restart(cluster: Cluster) -> N
     shown = certificate(cluster, "pgsql2")
     assert "pgsql2" in shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
     assert timedelta(days=395) < shown.not_valid_after_utc - datetime.now(UTC) < timedelta(days=398)
+    assert sorted(path.name for path in authority(cluster).iterdir()) == ["ca.crt", "ca.key"]
+    cluster.play("status", *secrets(cluster))
 
 
 @pytest.mark.long
@@ -223,7 +230,7 @@ def test_a_certificate_that_ends_soon_is_renewed_once_and_nothing_is_interrupted
 @pytest.mark.long
 def test_killed_where_hosts_differ_in_their_certificates_everybody_still_gets_in_everywhere(cluster: Cluster) -> None:
     """The passwords stay as they are here: from the first kill to the last repetition no login at any node fails."""
-    if not (cluster.state / "authority" / "ca.crt").exists():  # this test alone was asked for
+    if not (authority(cluster) / "ca.crt").exists():  # this test alone was asked for
         cluster.play("initial_setup", *secrets(cluster))
     assert rotate(cluster, FIRST).returncode == 0
     for task in DECISIVE:
@@ -250,9 +257,9 @@ def test_another_authority_as_the_documentation_has_it_keeps_no_standby_out(clus
     """pg_tls is `on` meanwhile; killed when every host trusts the new authority and every server shows a certificate of the old one."""
     passwords = {"pg_replication_password": FIRST, "pg_rewind_password": FIRST + "-of-rewind"}
     cluster.play("initial_setup", *secrets(cluster, **passwords))
-    before = (cluster.state / "authority" / "ca.crt").read_bytes()
+    before = (authority(cluster) / "ca.crt").read_bytes()
     cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls="on"))
-    shutil.rmtree(cluster.state / "authority")
+    shutil.rmtree(authority(cluster))
     killed = cluster.run("initial_setup", *secrets(cluster, **passwords, pg_tls="on"), kill_in=PAIR_MADE)
     assert killed.returncode == -signal.SIGKILL, killed.output
     for name in cluster.names:
@@ -260,7 +267,7 @@ def test_another_authority_as_the_documentation_has_it_keeps_no_standby_out(clus
         cluster.assert_replicating("pgsql1")
     cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls="on"))
     cluster.play("initial_setup", *secrets(cluster, **passwords))
-    assert (cluster.state / "authority" / "ca.crt").read_bytes() != before
+    assert (authority(cluster) / "ca.crt").read_bytes() != before
     assert len(set(serials(cluster).values())) == len(cluster.names)  # looked at with the new authority's certificate
     assert_encrypted(cluster)
 
@@ -269,7 +276,7 @@ def test_another_authority_as_the_documentation_has_it_keeps_no_standby_out(clus
 @pytest.mark.parametrize("every", [4, 30])
 def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
     """Killed after so many tasks more each time. The standby's key and certificate always belong together: it can be restarted."""
-    if not (cluster.state / "authority" / "ca.crt").exists():  # this test alone was asked for
+    if not (authority(cluster) / "ca.crt").exists():  # this test alone was asked for
         cluster.play("initial_setup", *secrets(cluster))
     for number in range(every // 2, 200, every):
         password = f"secret number-{number}-of-every-{every}"
