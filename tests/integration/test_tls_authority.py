@@ -123,3 +123,44 @@ def test_authority_in_the_old_place_that_the_inventory_names_stays_there(control
     make_authority(old)
     status, said = controller.preflight(str(controller.inventory / "hosts.yml"), pg_tls_ca_directory=str(old))
     assert status == 0, said
+
+
+# -- a cluster that has an authority -----------------------------------------------------------------------------------------------------
+
+
+def trust(controller: Controller, host: str, *, words: str = "one") -> Path:
+    """Leave on a host what a run with an authority leaves there; return the file."""
+    trusted = controller.home / host / "data.pg_ops" / "tls" / "ca.crt"
+    trusted.parent.mkdir(parents=True)
+    trusted.write_text(f"-----BEGIN CERTIFICATE-----\n{words}\n-----END CERTIFICATE-----\n", encoding="ascii")
+    return trusted
+
+
+@pytest.mark.parametrize(("here", "observed"), [("", "lacks ca.crt or ca.key"), ("another", "holds another one"), ("no key", "lacks ca.crt or ca.key")])
+def test_controller_without_the_authority_of_one_host_refuses_for_all(controller: Controller, here: str, observed: str) -> None:
+    """The new host, which trusts nobody yet, must not have one made either."""
+    trusted = trust(controller, "pgsql2")
+    place = controller.inventory / ".tls" / "main"
+    if here:
+        make_authority(place, words="another" if here == "another" else "one")
+    if here == "no key":
+        (place / "ca.key").unlink()
+    status, said = controller.preflight()
+    assert status != 0
+    found = f"(observed: pgsql2 trusts that of {trusted}; {place} {observed};"
+    for host in ("pgsql1", "pgsql2"):
+        assert f"{host}: the controller does not have the authority of cluster main {found}" in said, said
+    assert "-e pg_tls_replace_authority=true" in said
+    assert "The place is" not in said
+    if here == "another":
+        status, said = controller.preflight(pg_tls_replace_authority=True)
+        assert status == 0, said
+
+
+def test_controller_whose_file_has_the_authority_among_others_goes_on(controller: Controller) -> None:
+    trust(controller, "pgsql2")
+    place = controller.inventory / ".tls" / "main"
+    make_authority(place, words="another")
+    with (place / "ca.crt").open("a", encoding="ascii") as file:
+        file.write("-----BEGIN CERTIFICATE-----\none\n-----END CERTIFICATE-----\n")
+    assert controller.place() == place

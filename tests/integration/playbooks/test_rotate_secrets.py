@@ -252,6 +252,20 @@ def test_killed_where_hosts_differ_in_their_certificates_everybody_still_gets_in
         assert_encrypted(cluster)
 
 
+def test_a_controller_without_the_authority_changes_nothing(cluster: Cluster) -> None:
+    """Neither are passwords set, which comes before certificates."""
+    if not authority(cluster).exists():  # this test alone was asked for
+        cluster.play("initial_setup", *secrets(cluster))
+    kept = authority(cluster).rename(authority(cluster).parent / "elsewhere")
+    for name in ("rotate_secrets", "initial_setup"):
+        with unchanged(cluster):
+            done = cluster.run(name, *secrets(cluster, pg_replication_password="not this one", pg_rewind_password="nor this one"))
+        assert done.returncode == 2, done.output
+        assert "pgsql1: the controller does not have the authority of cluster main" in done.text
+        assert not authority(cluster).exists()
+    kept.rename(authority(cluster))
+
+
 @pytest.mark.long
 def test_another_authority_as_the_documentation_has_it_keeps_no_standby_out(cluster: Cluster) -> None:
     """pg_tls is `on` meanwhile; killed when every host trusts the new authority and every server shows a certificate of the old one."""
@@ -260,12 +274,13 @@ def test_another_authority_as_the_documentation_has_it_keeps_no_standby_out(clus
     before = (authority(cluster) / "ca.crt").read_bytes()
     cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls="on"))
     shutil.rmtree(authority(cluster))
-    killed = cluster.run("initial_setup", *secrets(cluster, **passwords, pg_tls="on"), kill_in=PAIR_MADE)
+    another = {**passwords, "pg_tls": "on", "pg_tls_replace_authority": True}
+    killed = cluster.run("initial_setup", *secrets(cluster, **another), kill_in=PAIR_MADE)
     assert killed.returncode == -signal.SIGKILL, killed.output
     for name in cluster.names:
         cluster.pg_ctl(name, "restart", "-m", "fast")
         cluster.assert_replicating("pgsql1")
-    cluster.play("initial_setup", *secrets(cluster, **passwords, pg_tls="on"))
+    cluster.play("initial_setup", *secrets(cluster, **another))
     cluster.play("initial_setup", *secrets(cluster, **passwords))
     assert (authority(cluster) / "ca.crt").read_bytes() != before
     assert len(set(serials(cluster).values())) == len(cluster.names)  # looked at with the new authority's certificate
