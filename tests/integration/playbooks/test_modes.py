@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.playbooks.cluster import Cluster, wait_for
-from tests.integration.playbooks.test_rotate_secrets import let_make_keys, secrets, senders
+from tests.integration.playbooks.test_rotate_secrets import let_encrypt, secrets, senders
 
 pytestmark = pytest.mark.long
 
@@ -19,8 +19,7 @@ LINES = "SELECT DISTINCT type FROM pg_hba_file_rules WHERE 'replicator' = ANY (u
 
 
 def test_a_running_cluster_is_encrypted_and_no_longer(set_up: Callable[[int], Cluster]) -> None:
-    cluster = set_up(2).with_own_inventory()
-    let_make_keys(cluster)
+    cluster = let_encrypt(set_up(2))
     cluster.play("initial_setup", *secrets(cluster, pg_tls="on"))
     wait_for(lambda: senders(cluster).endswith("|pgsql2|t"), "an encrypted stream")
     assert cluster.sql("pgsql1", LINES) == "hostssl"

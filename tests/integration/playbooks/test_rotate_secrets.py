@@ -43,6 +43,15 @@ DECISIVE = (
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest, in the documentation's chapter on message formats
 
 
+def let_encrypt(cluster: Cluster) -> Cluster:
+    """Return a cluster with an inventory of its own whose nodes can make keys; skips where the servers cannot encrypt."""
+    answer = cluster.run_as_owner(cluster.program("postgres"), "-C", "ssl_library", "-D", "/", "-c", "config_file=/dev/null")
+    if not answer.stdout.strip():
+        pytest.skip(f"PostgreSQL in {cluster.local.bin_directory} is built without TLS, as the pip package's is")
+    let_make_keys(cluster)
+    return cluster.with_own_inventory()
+
+
 def let_make_keys(cluster: Cluster) -> None:
     """Give the Python of the nodes what community.crypto needs."""
     own = str(CHECKOUT / ".venv" / "bin" / "python")
@@ -54,8 +63,7 @@ def let_make_keys(cluster: Cluster) -> None:
 @pytest.fixture(scope="module")
 def cluster(set_up: Callable[[int], Cluster]) -> Iterator[Cluster]:
     """Three nodes, set up without encryption; their Python can make keys."""
-    made = set_up(3).with_own_inventory()
-    let_make_keys(made)
+    made = let_encrypt(set_up(3))
     with writing(made):
         yield made
 
@@ -146,6 +154,16 @@ def assert_undisturbed(seen: Observation, *, reconnects: int) -> None:
         loud = seen.loud_lines(name)
         assert all(ENDED in line for line in loud), loud
         assert len(loud) == (reconnects * len(seen.reconnects) if name == primary else reconnects), loud
+
+
+def test_programs_without_tls_are_refused_before_there_is_a_server(make: Callable[..., Cluster]) -> None:
+    """With ssl = on they make a server that does not start."""
+    plain = make(2, programs="pip").with_own_inventory()
+    with unchanged(plain):
+        done = plain.run("initial_setup", *secrets(plain))
+    assert done.returncode == 2, done.output
+    assert f"PostgreSQL of pgsql1 ({plain.program('postgres')}), pgsql2 ({plain.program('postgres')}) is built without TLS" in done.text
+    assert not authority(plain).exists()
 
 
 def test_a_running_cluster_is_encrypted_without_a_restart(cluster: Cluster) -> None:
