@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -198,6 +199,32 @@ def test_installed_collection_runs_its_playbooks_by_name(checkout: Path, tmp_pat
     said = run("ansible-playbook", "--syntax-check", "-i", "localhost,", *names, cwd=tmp_path, HOME=str(tmp_path))
     assert said.count(f"playbook: {installed}/playbooks/") == len(names)
     assert (installed / "docs" / "architecture.md").is_file()
+
+
+# What a user has in inventories/ beside what is shipped, and authorities wherever they are or were.
+PRIVATE = (
+    "production/hosts.yml", "production/group_vars/pg_nodes/vault.yml", "production/.tls/main/ca.key", "production/tls/main/ca.key",
+    "example/.tls/main/ca.key", "local/.tls/main/ca.key", "lxd/tls/main/ca.key", "hosts", "hosts.yml", "e", "Staging/hosts.yml", "10/hosts.yml",
+    ".hidden/hosts.yml", "eu/hosts.yml", "exam/hosts.yml", "example.old/hosts.yml", "examples/hosts.yml", "lab/hosts.yml", "locale/hosts.yml",
+    "local2/hosts.yml", "london/hosts.yml", "lx/hosts.yml", "lxd-test/hosts.yml",
+)  # fmt: skip
+
+
+def test_private_inventories_are_neither_in_the_artifact_nor_in_git(tmp_path: Path) -> None:
+    for name in ("galaxy.yml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy2(CHECKOUT / name, tmp_path / name)
+    shipped = {name for name in tracked_files() if name.startswith("inventories/")}
+    private = {f"inventories/{name}" for name in PRIVATE}
+    for name in shipped | private:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one's own", encoding="ascii")
+    run("ansible-galaxy", "collection", "build", "--output-path", str(tmp_path / ".cache"), cwd=tmp_path)
+    with tarfile.open(next((tmp_path / ".cache").glob("*.tar.gz"))) as artifact:
+        built = {member.name for member in artifact.getmembers() if member.isfile()}
+    run("git", "init", "--quiet", cwd=tmp_path)
+    kept = set(run("git", "ls-files", "--others", "--exclude-standard", cwd=tmp_path).splitlines())
+    for found in (built, kept):
+        assert {name for name in found if name.startswith("inventories/")} == shipped
 
 
 @pytest.mark.parametrize("kind", ["role", "module", "inventory"])
