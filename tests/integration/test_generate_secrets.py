@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +20,43 @@ PASSWORD = "opens this vault only"
 NAMES = ["vault_pg_replication_password", "vault_pg_rewind_password", "vault_pg_tls_ca_passphrase"]
 
 
+def environment(password: str | None) -> dict[str, str]:
+    present = {key: value for key, value in os.environ.items() if key != "PG_OPS_VAULT_PASSWORD"}
+    present["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{present['PATH']}"
+    return present if password is None else {**present, "PG_OPS_VAULT_PASSWORD": password}
+
+
 def run(*argv: str, password: str | None = PASSWORD) -> subprocess.CompletedProcess[str]:
     """Run one of .venv's programs in the checkout; password None leaves PG_OPS_VAULT_PASSWORD unset."""
-    environment = {key: value for key, value in os.environ.items() if key != "PG_OPS_VAULT_PASSWORD"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    if password is not None:
-        environment["PG_OPS_VAULT_PASSWORD"] = password
-    return subprocess.run(argv, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(argv, cwd=CHECKOUT, env=environment(password), capture_output=True, text=True, check=False)
 
 
 def generate(vault_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("ansible-playbook", "playbooks/generate_secrets.yml", "-e", f"vault_file={vault_file}", *arguments)
+
+
+def generate_at_a_terminal(vault_file: Path, *, typed: str) -> tuple[int, str]:
+    """Run it with --ask-vault-pass as a person at a terminal does, who types when asked; return the exit status and what is on the screen."""
+    keyboard, terminal = pty.openpty()
+    argv = ["ansible-playbook", "playbooks/generate_secrets.yml", "--ask-vault-pass", "-e", f"vault_file={vault_file}"]
+    # getpass asks at /dev/tty, which is the session's own terminal: setsid makes it that.
+    process = subprocess.Popen(["setsid", "--ctty", *argv], cwd=CHECKOUT, env=environment(None), stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    screen, asked = b"", False
+    try:
+        while select.select([keyboard], [], [], 60)[0]:
+            try:
+                screen += os.read(keyboard, 65536)
+            except OSError:  # nobody has the terminal open any more
+                break
+            if not asked and b"Vault password: " in screen:
+                asked = True
+                os.write(keyboard, f"{typed}\n".encode())
+        return process.wait(timeout=10), screen.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(keyboard)
 
 
 def decrypt(path: Path, password: str = PASSWORD) -> dict[str, str]:
@@ -81,6 +109,20 @@ def test_generate_secrets_without_a_vault_password_refuses_and_writes_nothing(tm
     done = generate(tmp_path / "vault.yml")
     assert done.returncode != 0
     assert "--ask-vault-pass" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_secrets_takes_the_password_that_is_typed_and_does_not_show_it(tmp_path: Path) -> None:
+    status, screen = generate_at_a_terminal(tmp_path / "vault.yml", typed=PASSWORD)
+    assert status == 0, screen
+    assert screen.count("Vault password: ") == 1
+    assert PASSWORD not in screen
+    assert sorted(decrypt(tmp_path / "vault.yml")) == sorted(NAMES)
+
+
+def test_generate_secrets_with_nothing_typed_refuses_and_writes_nothing(tmp_path: Path) -> None:
+    status, screen = generate_at_a_terminal(tmp_path / "vault.yml", typed="")
+    assert status != 0, screen
     assert list(tmp_path.iterdir()) == []
 
 
