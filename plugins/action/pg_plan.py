@@ -104,6 +104,7 @@ class ActionModule(ActionBase):
                 "operation": {"type": "str", "required": True, "choices": sorted(self._operations())},
                 "observed": {"type": "str", "default": "__pg_observed"},
                 "wanted": {"type": "str", "default": ""},
+                "source": {"type": "str", "default": ""},
                 "replace_data": {"type": "bool", "default": False},
                 "limits": {"type": "dict", "default": {}},
                 "expect_all": {"type": "bool", "default": True},
@@ -203,7 +204,7 @@ class ActionModule(ActionBase):
 
     def _failover(self) -> Result:
         topology = self._topology()
-        plan = plan_failover(topology, self._options["wanted"], self._limits())
+        plan = plan_failover(topology, self._options["wanted"], self._limits(), self._options["source"])
         if plan.blockers:
             self._refuse(topology.cluster, "failover of cluster {0}".format(topology.cluster), plan.blockers)
         if plan.action == TAKE_OVER:

@@ -22,7 +22,14 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_sourc
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import parse_backups
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import Peer, connect_peer, connect_replication, identify, upstream_settings
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    SIGNS_OF_LIFE,
+    Peer,
+    connect_peer,
+    connect_replication,
+    identify,
+    upstream_settings,
+)
 
 # What belongs to the node and not to its data, where the configuration lies in the data directory.
 NODE_FILES = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "conf.d")
@@ -235,7 +242,7 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[st
         {
             "host": peer.address, "port": str(peer.port), "user": peer.replication_user, "passfile": str(server.passfile),
             "application_name": "{0} clone".format(terms.host_name), "connect_timeout": "5",
-            **server.peer_encryption(),
+            **SIGNS_OF_LIFE, **server.peer_encryption(),
         }
     )
     argv = [
@@ -253,8 +260,8 @@ def copy_primary(server: Server, peer: Peer, terms: CloneTerms) -> list[tuple[st
 
 def _choose_source(server: Server, peer: Peer, terms: CloneTerms, database_bytes: int) -> Source:
     """Decide what is copied. Where that is to be found out, a repository that does not answer is a reason to copy the primary."""
-    if not terms.repository_command:
-        return Source(PRIMARY, "there is no repository")
+    if not terms.repository_command or terms.copy_from == PRIMARY:
+        return Source(PRIMARY, "that is what was asked for" if terms.repository_command else "there is no repository")
     stanza = next((word.partition("=")[2] for word in terms.repository_command if word.startswith("--stanza=")), "")
     with connect_replication(server, peer) as replication:
         system = identify(replication)
@@ -278,7 +285,7 @@ def _copy_the_data(server: Server, peer: Peer, terms: CloneTerms, database_bytes
     if source.name == REPOSITORY:
         try:
             return copy_repository(server, peer, terms), source
-        except ServerError as error:
+        except PgOpsError as error:
             if terms.copy_from != AUTO or error.reason == "program_timeout":
                 raise
             source = Source(PRIMARY, "the copy from the repository failed: {0}".format(error.message))

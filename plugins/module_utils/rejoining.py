@@ -25,7 +25,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.archived_wal import asked_files, missing_segments
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import format_conninfo
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import AUTO
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import AUTO, REPOSITORY
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import PRIMARY as COPY_PRIMARY
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
@@ -35,6 +36,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    SIGNS_OF_LIFE,
     Peer,
     connect_peer,
     connect_replication,
@@ -259,7 +261,7 @@ def _rewind(server: Server, peer: Peer, terms: RejoinTerms, fork_lsn: str) -> No
     source = format_conninfo(
         {
             "host": peer.address, "port": str(peer.port), "user": peer.rewind_user, "dbname": server.database,
-            "passfile": str(server.passfile), "connect_timeout": "5", **server.peer_encryption(),
+            "passfile": str(server.passfile), "connect_timeout": "5", **SIGNS_OF_LIFE, **server.peer_encryption(),
         }
     )
     server.write_note("rewind", {"source": peer.name, "started": utc_stamp()})
@@ -307,14 +309,14 @@ def _start_from_archive(server: Server, peer: Peer, terms: RejoinTerms, primary:
         ) from error
 
 
-def _reclone(server: Server, peer: Peer, terms: RejoinTerms) -> dict[str, Any]:
+def _reclone(server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan) -> dict[str, Any]:
     if server.postmaster_pid():
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     return clone(
         server, peer,
         CloneTerms(
             terms.host_name, terms.slot_name, max_rate=terms.max_rate, timeout_seconds=terms.clone_timeout_seconds,
-            repository_command=terms.repository_command, copy_from=terms.copy_from,
+            repository_command=terms.repository_command, copy_from=COPY_PRIMARY if chosen.archive_lacks and terms.copy_from == AUTO else terms.copy_from,
         ),
     )
 
@@ -340,7 +342,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
             result["rewind_failed"] = error.message
             result["action"] = decisions.RECLONE
     _drop_wal_aside(server)
-    result.update(_reclone(server, peer, terms))
+    result.update(_reclone(server, peer, terms, chosen))
     return result
 
 
@@ -364,7 +366,7 @@ def rejoin(
     server.write_note("fenced", {"by": "pg_rejoin"})
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
-    prove = _start_from_archive if chosen.missing_lsn else _start_and_prove
+    prove = _start_from_archive if chosen.missing_lsn or result.get("copied_from") == REPOSITORY else _start_and_prove
     prove(server, peer, terms, primary, mark)
     server.remove_note("fenced")
     result["seconds"] = round(time.monotonic() - started, 3)

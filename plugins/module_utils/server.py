@@ -253,25 +253,21 @@ class Server:
         """Wait until no other run changes the role of this server, and keep others from it; the kernel ends that with the process.
 
         A run outlives its controller, so that the operator's next one may meet it. Raises ServerError when it does not end in time.
+        The lock is on the state directory itself: nothing is written, also where the run goes on to refuse.
         """
         self.ensure_state_directory()
-        path = self.state("lock")
         deadline = time.monotonic() + timeout_seconds
-        while True:
-            handle = _lock(path)
-            if handle is not None:
-                break
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    "another run is still at work on this server", reason="busy", observed="{0} is locked".format(path),
-                    required="one run at a time", hint="Wait until it has ended, look with status.yml, then repeat.",
-                )
-            time.sleep(POLL_SECONDS)
+        handle = os.open(self.state_directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self.own(path)
+            while not _locked(handle):
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        "another run is still at work on this server", reason="busy", observed="{0} is locked".format(self.state_directory),
+                        required="one run at a time", hint="Wait until it has ended, look with status.yml, then repeat.",
+                    )
+                time.sleep(POLL_SECONDS)
             yield
         finally:
-            os.unlink(str(path))
             os.close(handle)
 
     # -- notes that outlive a run ------------------------------------------------------------------------------------------
@@ -606,18 +602,13 @@ class Server:
         return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)}
 
 
-def _lock(path: Path) -> Optional[int]:
-    """Return a handle that holds the lock of a file, None while another process has it."""
-    handle = os.open(str(path), os.O_RDWR | os.O_CREAT, 0o600)
+def _locked(handle: int) -> bool:
+    """Lock an open file; False while another process has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before has removed the file: a lock on a file without a name keeps nobody away.
-        if os.path.samestat(os.fstat(handle), os.stat(str(path))):
-            return handle
-    except OSError:
-        pass
-    os.close(handle)
-    return None
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_verbatim(path: Path) -> str:

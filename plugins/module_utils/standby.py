@@ -16,6 +16,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
 
+# For programs that read from a peer for hours: one that died without a word ends them after a minute, where the system's default is two hours.
+SIGNS_OF_LIFE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000"}
+
 
 @dataclass(frozen=True)
 class Peer:

@@ -38,6 +38,11 @@ options:
       - With O(operation=heal), the primary that stays where the choice is not certain, or several of different clusters with commas between.
     type: str
     default: ""
+  source:
+    description: With O(operation=failover), the old primary that the plan before the fence has found, where the plan is made again behind it.
+    type: str
+    default: ""
+    version_added: 0.2.0
   replace_data:
     description: Whether foreign data on a standby's host may be set aside.
     type: bool

@@ -159,48 +159,31 @@ def _given_up(params: dict[str, Any], here: Node, primary: Node) -> Optional[dec
     return decisions.plan_given_up(here, primary, params["give_up_from_lsn"])
 
 
-def look(params: dict[str, Any], server: Server, peer: Peer, terms: RejoinTerms) -> tuple[decisions.RejoinPlan, Node, Node, str]:
-    """Observe both sides and plan; returns the plan, this node, the primary and the mark that proves replay. Raises the plan's refusal."""
+def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Bring the server back when no other run does: what outlived its controller would undo what this one has proven."""
+    if module.check_mode:
+        return work_alone(module, server)
+    with server.alone():
+        return work_alone(module, server)
+
+
+def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Observe both sides, plan, and act."""
+    peer, terms = Peer.from_params(module.params), terms_of(module.params)
     primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)
     here = observe_here(server, terms)
-    chosen = _given_up(params, here, primary) or plan(server, here, primary)
+    chosen = _given_up(module.params, here, primary) or plan(server, here, primary)
     refusal = refused(chosen)
     if refusal is not None:
         raise refusal
-    return chosen, here, primary, mark
-
-
-def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
-    """Observe both sides, plan, and act.
-
-    What is acted on is planned when no other run is at work any more: one that outlived its controller may have changed everything, and what
-    it would do next would undo this one.
-    """
-    peer, terms = Peer.from_params(module.params), terms_of(module.params)
-    found = look(module.params, server, peer, terms)
-    if not _changes(found) or module.check_mode:
-        return _said(found, terms, {})
-    with server.alone():
-        found = look(module.params, server, peer, terms)
-        if not _changes(found):
-            return _said(found, terms, {})
-        chosen, here, primary, mark = found
+    changed = chosen.action != decisions.NOTHING or here.fenced
+    result = mapping_of(chosen)
+    if changed and not module.check_mode:
         with deaf_to_hangups():
-            return _said(found, terms, rejoin(server, peer, terms, chosen, here, primary, mark))
-
-
-def _changes(found: tuple[decisions.RejoinPlan, Node, Node, str]) -> bool:
-    chosen, here, _primary, _mark = found
-    return chosen.action != decisions.NOTHING or here.fenced
-
-
-def _said(found: tuple[decisions.RejoinPlan, Node, Node, str], terms: RejoinTerms, done: dict[str, Any]) -> dict[str, Any]:
-    """Return the module's answer: the plan, what was done, and the difference."""
-    chosen, here, primary, _mark = found
-    changed = _changes(found)
+            result.update(rejoin(server, peer, terms, chosen, here, primary, mark))
     before = {"role": here.role, "state": here.state, "timeline": here.timeline}
     after = {"role": "standby", "state": "running", "timeline": primary.timeline, "by": chosen.action} if changed else before
-    return {"changed": changed, "diff": mapping_diff(terms.host_name, before, after), **mapping_of(chosen), **done}
+    return {"changed": changed, "diff": mapping_diff(terms.host_name, before, after), **result}
 
 
 def main() -> None:

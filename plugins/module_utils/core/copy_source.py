@@ -13,6 +13,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore im
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import format_bytes
 
 AUTO, PRIMARY, REPOSITORY = "auto", "primary", "repository"
+# Replay is one process, and each segment is fetched for it: what a server that was just started gets through within minutes.
+MOST_WAL_BYTES = 1024**3
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ def choose_source(
 ) -> Source:
     """Return what to copy. `backups` are this cluster's, the oldest first; size, position and timeline are those of the server that would be copied.
 
-    AUTO takes the way on which fewer bytes travel: the backup as the repository holds it, compressed, and the WAL since then, or the
-    databases as they are. A backup of an older timeline is left to those who ask for it: it may have been taken of a branch that was given up.
+    AUTO takes the way on which fewer bytes travel: the backup as the repository holds it, compressed, and the WAL since then, if that is not much,
+    or the databases as they are. A backup of an older timeline is left to those who ask for it: it may have been taken of a branch that was given up.
     """
     if wish == PRIMARY:
         return Source(PRIMARY, "that is what was asked for")
@@ -48,4 +50,5 @@ def choose_source(
     figures = "the newest backup takes {0} and the WAL since then {1}, the databases take {2}".format(
         format_bytes(newest.repository_bytes), format_bytes(since), format_bytes(database_bytes)
     )
-    return Source(REPOSITORY if newest.repository_bytes + since < database_bytes else PRIMARY, figures)
+    shorter = newest.repository_bytes + since < database_bytes and since <= MOST_WAL_BYTES
+    return Source(REPOSITORY if shorter else PRIMARY, figures)

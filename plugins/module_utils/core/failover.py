@@ -308,15 +308,25 @@ def _unread_blockers(topology: Topology, target: Node, promised: SynchronousSet)
     ]
 
 
-def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPlan:
-    """Return what a failover does now; `wanted` is the node to promote, empty for the most advanced standby."""
+def _fenced_by_this_run(topology: Topology, host: str) -> Optional[Node]:
+    """Return the old primary that was found before the fence, as long as it is down behind it; its files no longer tell that it was."""
+    node = topology.node(host) if host else None
+    return node if node is not None and node.fenced and node.has_server_down else None
+
+
+def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: str = "") -> FailoverPlan:
+    """Return what a failover does now; `wanted` is the node to promote, empty for the most advanced standby.
+
+    `source_host` is the old primary of the plan before, where the same run makes it again behind the fence.
+    """
     if wanted and topology.node(wanted) is None:
         return FailoverPlan(TAKE_OVER, "", wanted, blockers=promotion_blockers(topology, wanted))
     if topology.primary is not None:
         return _with_primary(topology, topology.primary, wanted)
     if len(topology.primaries) > 1:
         return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
-    source = dead_primary(topology)
+    fenced = _fenced_by_this_run(topology, source_host)
+    source = fenced or dead_primary(topology)
     promised = ASYNCHRONOUS if limits.accept_synchronous_loss else promised_set(topology, source)
     able = [node for node in candidates(topology) if _is_able(topology, node, promised)]
     target = topology.node(wanted) if wanted else (able[0] if able else None)
@@ -332,7 +342,7 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits) -> FailoverPl
     found = list(promotion_blockers(topology, target.host)) + list(same_cluster_blockers(topology))
     off = _switched_off(topology, source, limits)
     found.extend(_fence_blockers(topology, source, limits))
-    found.extend(_alive_blockers(topology, off))
+    found.extend(_alive_blockers(topology, off) if fenced is None else ())
     if target.is_running_standby:
         found.extend(_unread_blockers(topology, target, promised))
         found.extend(failover_set_blockers(topology, source, target) if promised.num else ())

@@ -29,6 +29,7 @@ class RejoinPlan:
     """What is done with one node, why, and from where on its WAL is its own (empty when nothing is lost).
 
     `missing_lsn`: from where on the primary lacks WAL that the node's archive may have, or, where it is not copied, has; otherwise empty.
+    `archive_lacks`: the archive was asked and does not have it, so that a copy of a backup would lack it too.
     """
 
     action: str
@@ -36,6 +37,7 @@ class RejoinPlan:
     fork_lsn: str = ""
     blockers: tuple[Blocker, ...] = ()
     missing_lsn: str = ""
+    archive_lacks: bool = False
 
     @property
     def said(self) -> str:
@@ -213,6 +215,17 @@ def _wal_is_gone(node: Node, primary: Node) -> bool:
     return bool(needed and primary.oldest_wal_lsn) and needed < parse_lsn(primary.oldest_wal_lsn)
 
 
+STILL_READS = "it still reads the WAL on its disk"
+
+
+def _still_reads(node: Node) -> bool:
+    """Whether a standby that runs has not asked its upstream for anything since its start.
+
+    It does so behind the end of what its archive and its own disk have, so what it lacks is not known before.
+    """
+    return node.is_running_standby and bool(node.replay_lsn and node.upstream.host) and not node.receive_lsn and not node.is_streaming
+
+
 def _copy_or_fetch(node: Node, why: str) -> RejoinPlan:
     """Return the plan for a node whose WAL is gone from the primary: a copy, as long as its archive has not answered."""
     return RejoinPlan(RECLONE, why, missing_lsn=format_lsn(_needed_position(node)) if node.has_restore_command else "")
@@ -223,8 +236,11 @@ def answered_by_archive(chosen: RejoinPlan, node: Node, undelivered: str) -> Rej
 
     A standby that runs is fetching that WAL already, and would stream behind it.
     """
+    if undelivered and _still_reads(node):
+        return RejoinPlan(FOLLOW, STILL_READS)
     if undelivered:
-        return replace(chosen, why="{0}, nor does its restore_command fetch it ({1})".format(chosen.why, undelivered), missing_lsn="")
+        why = "{0}, nor does its restore_command fetch it ({1})".format(chosen.why, undelivered)
+        return replace(chosen, why=why, missing_lsn="", archive_lacks=True)
     return replace(chosen, action=FOLLOW if node.is_running_standby else START, why="{0}, but its archive has it".format(chosen.why))
 
 
@@ -240,9 +256,8 @@ def _plan_running(topology: Topology, node: Node, primary: Node) -> RejoinPlan:
         return _unknown_history(node, primary)
     if not _is_past(node, past, parse_lsn(node.position_lsn or "0/0")):
         return _throw_away(node, primary, past)
-    # It asks for nothing before it has read its own WAL to the end; what it lacks then is known only then.
-    if node.replay_lsn and not node.receive_lsn and node.upstream.host and not node.is_streaming:
-        return RejoinPlan(FOLLOW, "it still reads the WAL on its disk")
+    if _still_reads(node) and not node.has_restore_command:
+        return RejoinPlan(FOLLOW, STILL_READS)
     if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
         return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
     return RejoinPlan(FOLLOW, wrong.problem)

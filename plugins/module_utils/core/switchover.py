@@ -184,6 +184,13 @@ def _is_unpromoted(target: Node) -> bool:
     return target.is_running_standby or (target.state in (states.STOPPED, states.CRASHED) and target.standby_signal)
 
 
+def _resume_hint(unsure: str, source: Node) -> str:
+    """Return what to do where a host may be primary by now; without standby.signal a start would open the source read-write beside it."""
+    if not source.standby_signal:
+        return "Bring {0} back and repeat. If it is lost and off, do not start {1}: failover.yml -e pg_failover_unfenced=accept.".format(unsure, source.host)
+    return "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(unsure, source.host)
+
+
 def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
     """Return why a hand-over that was cut off must not be taken up again: it may have ended, or the world went on without it.
 
@@ -195,9 +202,7 @@ def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
             Blocker(
                 "resume_target_unsure", source.host, "its switchover to {0} was cut off and may have ended there".format(source.pending.target),
                 "{0} {1}".format(target.role or "-", target.state) if target else "not in the inventory", "a running standby",
-                "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(
-                    source.pending.target, source.host
-                ),
+                _resume_hint(source.pending.target, source),
             ),
         )
     newest = max(node.timeline for node in topology.nodes)
@@ -215,9 +220,7 @@ def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
                 "resume_unseen", source.host,
                 "its switchover to {0} was cut off, and a failover since may have promoted {1}".format(target.host, unseen[0].host),
                 unseen[0].problem or "no answer", "reachable",
-                "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(
-                    unseen[0].host, source.host
-                ),
+                _resume_hint(unseen[0].host, source),
             ),
         )
     # One that stopped cleanly was on its way back to being primary; taking the hand-over up arms it again.

@@ -263,6 +263,19 @@ def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_u
     assert plan_failover(topology, "", limits).look_again is again
 
 
+def test_plan_behind_the_fence_goes_on_from_what_the_one_before_it_knew() -> None:
+    """pg1 hung, pg2 is out of sight, pg3 streams from it and pg4 from pg1. The fence takes from pg1's files what said that it was the primary."""
+    four = cluster(("pg1", "pg2", "pg3", "pg4"), upstreams={"pg3": "pg2"})
+    before = hears(down(down(four, "pg1", states.UNRESPONSIVE), "pg2", states.UNREACHABLE), "pg3", sender="pg2")
+    first = plan_failover(before, "", ACCEPT)
+    assert (first.source, first.fence, first.look_again, first.blockers) == ("pg1", ("pg1",), True, ())
+    fenced = change(change(before, "pg1", state=states.STOPPED, standby_signal=True, fenced=True, upstream=Upstream()), "pg4", receiver=Receiver())
+    again = plan_failover(fenced, "", ACCEPT, first.source)
+    assert (again.source, again.target, again.blockers) == ("pg1", first.target, ())
+    lost = change(fenced, "pg1", state=states.UNREACHABLE)
+    assert plan_failover(lost, "", ACCEPT, first.source).blockers, "a host that was lost since is no longer known to be down"
+
+
 def test_plan_beside_a_dead_primary_switches_off_whom_it_cannot_see() -> None:
     plan = plan_failover(down(DEAD, "pg2", states.UNREACHABLE), "", FENCE)
     assert (plan.blockers, plan.fence, plan.switch_off, plan.target) == ((), ("pg1",), ("pg2",), "pg3")

@@ -330,8 +330,21 @@ def test_plan_of_a_node_whose_wal_is_gone_is_what_its_archive_answers(topology: 
     assert delivered == RejoinPlan(action, f"{why}, but its archive has it", missing_lsn="0/2000000")
     assert delivered.said == f"{action}, because {why}, but its archive has it"
     lacking = answered_by_archive(plan, node, "000000010000000000000002: exit status 1")
-    assert lacking == RejoinPlan(RECLONE, f"{why}, nor does its restore_command fetch it (000000010000000000000002: exit status 1)")
+    why = f"{why}, nor does its restore_command fetch it (000000010000000000000002: exit status 1)"
+    assert lacking == RejoinPlan(RECLONE, why, archive_lacks=True)
     assert lacking.said == f"reclone, because {lacking.why}"
+
+
+def test_plan_of_a_standby_that_has_not_come_to_the_end_of_what_it_can_read_is_no_copy() -> None:
+    """Its archive is asked all the same: where that has the rest, the standby is waited for as long as replay advances."""
+    reading = {**STOOD_STILL, "receive_lsn": ""}
+    topology = change(PLANNED, "pg3", **reading)
+    assert plan_rejoin(topology, the(topology, "pg3")) == RejoinPlan(FOLLOW, "it still reads the WAL on its disk")
+    topology = change(topology, "pg3", has_restore_command=True)
+    plan = plan_rejoin(topology, the(topology, "pg3"))
+    assert plan == RejoinPlan(RECLONE, GONE, missing_lsn="0/2000000")
+    assert answered_by_archive(plan, the(topology, "pg3"), "").action == FOLLOW
+    assert answered_by_archive(plan, the(topology, "pg3"), "it lacks one") == RejoinPlan(FOLLOW, "it still reads the WAL on its disk")
 
 
 @pytest.mark.parametrize(

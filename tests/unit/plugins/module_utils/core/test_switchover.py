@@ -268,6 +268,13 @@ def test_plan_takes_a_hand_over_up_only_while_the_target_cannot_be_primary(
     assert (plan.action, plan.source) == (HAND_OVER, "pg1")
 
 
+@pytest.mark.parametrize("state", [states.STOPPED, states.CRASHED])
+def test_plan_does_not_advise_to_start_a_server_that_would_open_read_write(state: str) -> None:
+    topology = change(down(CUT, "pg3", states.UNREACHABLE), "pg1", standby_signal=False, role=PRIMARY, state=state)
+    (blocker,) = plan_switchover(topology, "", LIMITS).blockers
+    assert blocker.reason == "resume_unseen" and "do not start pg1" in blocker.hint
+
+
 def test_plan_finishes_a_hand_over_whose_target_is_primary() -> None:
     topology = change(down(cluster(primary="pg2", timeline=2), "pg1"), "pg1", pending=pending("switchover", "pg1", "pg2"))
     for wanted in ("", "pg2"):
