@@ -248,6 +248,8 @@ def test_switchover_beside_one_that_is_under_way_waits_for_it_and_changes_nothin
 
 def test_switchover_candidate_killed_during_the_stop_is_taken_back(pair: Pair) -> None:
     pair.primary.write_row(1)
+    pair.level()
+    freeze_replay(pair.standby)  # or it is promoted before it is killed
     run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
     wait_until_armed(pair.primary)
     pair.standby.crash()
