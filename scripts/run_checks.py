@@ -28,7 +28,7 @@ LOGS = CACHE / "checks"
 COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
 CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-STEP_TIMEOUT_SECONDS = 2100
+STEP_TIMEOUT_SECONDS = 3000
 TELLING_LINES = 80
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
