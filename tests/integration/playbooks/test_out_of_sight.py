@@ -18,7 +18,7 @@ UNREACHABLE = {"pgsql1": {"ansible_connection": "ssh", "ansible_port": 1, "ansib
 GONE = {"pgsql1": {"pg_cluster_name": "gone"}}
 LEFT = ("--limit", "pgsql2,localhost")
 ACCEPT = ("-e", "pg_failover_unfenced=accept")
-ALIVE = "cannot be observed from here, and pgsql2 hears from it: it is alive (observed: a message 0."
+ALIVE = "cannot be observed from here, and pgsql2 hears from it: it is alive (observed: a message "
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def test_a_setting_that_needs_a_restart_is_said_on_each_host_and_comes_with_cons
     before = {name: cluster.pid(name) for name in cluster.names}
     said = cluster.play("initial_setup", *MORE).text
     for name in cluster.names:
-        assert f"{name}: max_connections will be as written after the server's next restart" in said, said
+        assert f"{name}: max_connections will be as written after the next restart" in said, said
         assert cluster.sql(name, "SHOW work_mem") == "5MB"
     assert {name: cluster.pid(name) for name in cluster.names} == before
 
