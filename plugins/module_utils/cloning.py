@@ -36,6 +36,12 @@ NODE_FILES = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "conf.d")
 CLONE_HEADROOM_BYTES = 64 * 1024 * 1024
 SLOT_TIMEOUT_SECONDS = 15
 
+# What modules take of a repository; documented in doc_fragments/repository.py.
+REPOSITORY_OPTIONS: dict[str, dict[str, Any]] = {
+    "repository_command": {"type": "list", "elements": "str", "default": []},
+    "copy_from": {"type": "str", "choices": [AUTO, PRIMARY, REPOSITORY], "default": AUTO},
+}
+
 
 @dataclass(frozen=True)
 class CloneTerms:

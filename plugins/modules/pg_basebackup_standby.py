@@ -19,6 +19,7 @@ author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
   - pg_ops.replication.peer
+  - pg_ops.replication.repository
   - pg_ops.replication.attributes
 options:
   replace_data:
@@ -29,23 +30,6 @@ options:
     description: Limit of the transfer in C(pg_basebackup)'s words, for example V(32M) a second. Empty means none.
     type: str
     default: ""
-  repository_command:
-    description:
-      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy may be made of the
-        newest backup of that repository; O(copy_from) decides. The server must have a C(restore_command) that fetches the WAL since then.
-    type: list
-    elements: str
-    default: []
-    version_added: 0.2.0
-  copy_from:
-    description:
-      - What a new copy is made of where O(repository_command) is given. V(auto) takes the backup where it is of the primary's timeline and fewer
-        bytes than the databases have to travel, as the repository holds it and with the WAL since then; should that fail, the primary is copied.
-        V(repository) copies the primary only where the repository has no backup.
-    type: str
-    choices: [auto, primary, repository]
-    default: auto
-    version_added: 0.2.0
   timeout_seconds:
     description: How long the copy may take.
     type: float
@@ -89,7 +73,14 @@ copied_because:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import CloneTerms, clone, finish_interrupted, require_movable, require_space
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import (
+    REPOSITORY_OPTIONS,
+    CloneTerms,
+    clone,
+    finish_interrupted,
+    require_movable,
+    require_space,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer, connect_replication, identify
@@ -160,10 +151,9 @@ def main() -> None:
     run_module(
         work,
         **PEER_OPTIONS,
+        **REPOSITORY_OPTIONS,
         replace_data={"type": "bool", "default": False},
         max_rate={"type": "str", "default": ""},
-        repository_command={"type": "list", "elements": "str", "default": []},
-        copy_from={"type": "str", "choices": ["auto", "primary", "repository"], "default": "auto"},
         timeout_seconds={"type": "float", "default": 86400},
     )
 

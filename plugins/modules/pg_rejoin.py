@@ -22,6 +22,7 @@ author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
   - pg_ops.replication.peer
+  - pg_ops.replication.repository
   - pg_ops.replication.attributes
 options:
   oldest_wal_lsn:
@@ -59,23 +60,6 @@ options:
     description: Limit of a new copy's transfer in C(pg_basebackup)'s words. Empty means none.
     type: str
     default: ""
-  repository_command:
-    description:
-      - C(pgbackrest) with its configuration and stanza, V([pgbackrest, --config=FILE, --stanza=NAME]). Where it is given, a new copy may be made of the
-        newest backup of that repository; O(copy_from) decides. The server must have a C(restore_command) that fetches the WAL since then.
-    type: list
-    elements: str
-    default: []
-    version_added: 0.2.0
-  copy_from:
-    description:
-      - What a new copy is made of where O(repository_command) is given. V(auto) takes the backup where it is of the primary's timeline and fewer
-        bytes than the databases have to travel, as the repository holds it and with the WAL since then; should that fail, the primary is copied.
-        V(repository) copies the primary only where the repository has no backup.
-    type: str
-    choices: [auto, primary, repository]
-    default: auto
-    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -128,6 +112,7 @@ seconds:
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import REPOSITORY_OPTIONS
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import RejoinTerms, mapping_of, observe_here, observe_primary, plan, refused, rejoin
@@ -191,13 +176,12 @@ def main() -> None:
     run_module(
         work,
         **PEER_OPTIONS,
+        **REPOSITORY_OPTIONS,
         oldest_wal_lsn={"type": "str", "default": ""},
         start_timeout_seconds={"type": "float", "default": 120},
         rewind_timeout_seconds={"type": "float", "default": 3600},
         clone_timeout_seconds={"type": "float", "default": 86400},
         max_rate={"type": "str", "default": ""},
-        repository_command={"type": "list", "elements": "str", "default": []},
-        copy_from={"type": "str", "choices": ["auto", "primary", "repository"], "default": "auto"},
         give_up={"type": "bool", "default": False},
         give_up_from_lsn={"type": "str", "default": ""},
     )

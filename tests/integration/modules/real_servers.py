@@ -562,3 +562,13 @@ def digest(top: Path) -> dict[str, tuple[int, int]]:
         status = path.lstat()
         found[str(path)] = (status.st_size if path.is_file() else 0, status.st_mtime_ns)
     return found
+
+
+def hand_on(pair: Pair) -> None:
+    """Stop the primary, promote its standby, and have the third server follow that one onto timeline 2."""
+    pair.primary.stop()
+    assert pair.standby.call("pg_promote", slots=[pair.spare.slot]).changed
+    follow = {"upstream": {"name": "beta", "address": "127.0.0.1", "port": pair.standby.port}}
+    assert pair.spare.call("pg_settle", host_name="gamma", slot_name=pair.spare.slot, timeline=2, timeout_seconds=10, **follow).changed
+    pair.standby.write_row(1)
+    wait_replayed(pair.standby, pair.spare)

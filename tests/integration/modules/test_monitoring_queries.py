@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from real_servers import Node, Pair, make_standby, wait_for, wait_replayed
+from real_servers import Node, Pair, hand_on, make_standby, wait_for
 
 QUERIES = yaml.safe_load((Path(__file__).resolve().parents[3] / "roles" / "monitoring" / "files" / "queries.yml").read_text(encoding="utf-8"))
 
@@ -50,12 +50,7 @@ def test_timeline_of_a_standby_whose_upstream_is_gone_is_the_one_that_it_followe
     make_standby(pair.spare, pair.primary)
     pair.level()
     assert timeline(pair.primary) == timeline(pair.standby) == 1
-    pair.primary.stop()
-    assert pair.standby.call("pg_promote", slots=[pair.spare.slot]).changed
-    follow = {"upstream": {"name": "beta", "address": "127.0.0.1", "port": pair.standby.port}}
-    assert pair.spare.call("pg_settle", host_name="gamma", slot_name=pair.spare.slot, timeline=2, timeout_seconds=10, **follow).changed
-    pair.standby.write_row(1)
-    wait_replayed(pair.standby, pair.spare)
+    hand_on(pair)
     assert timeline(pair.standby) == timeline(pair.spare) == 2
     pair.standby.stop("immediate")
     wait_for(lambda: pair.spare.sql("SELECT max(received_tli) FROM pg_stat_wal_receiver") is None, "the receiver's end")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
-from real_servers import Node, Pair, digest, make_standby, wait_for, wait_replayed
+from real_servers import Node, Pair, digest, hand_on, make_standby, wait_for
 
 
 def info(node: Node, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
@@ -200,12 +200,7 @@ def test_info_promoted_server_names_its_new_timeline_before_the_checkpoint(pair:
 def test_info_standby_on_the_new_timeline(pair: Pair) -> None:
     make_standby(pair.spare, pair.primary)
     pair.level()
-    pair.primary.stop()
-    assert pair.standby.call("pg_promote", slots=[pair.spare.slot]).changed
-    follow = {"upstream": {"name": "beta", "address": "127.0.0.1", "port": pair.standby.port}}
-    assert pair.spare.call("pg_settle", host_name="gamma", slot_name=pair.spare.slot, timeline=2, timeout_seconds=10, **follow).changed
-    pair.standby.write_row(1)
-    wait_replayed(pair.standby, pair.spare)
+    hand_on(pair)
     assert info(pair.spare)["timeline"] == 2
     pair.spare.stop()
     assert info(pair.spare)["timeline"] == 2
