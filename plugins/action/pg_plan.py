@@ -26,9 +26,11 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal impor
     plan_heal,
     way_back,
 )
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement, slots_at_primary, without
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, RECLONE, REFUSE, REWIND, START
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rotation import plan_rotation
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import KEEP, inventory_blockers, plan_setup
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
     HEALTHY,
@@ -125,6 +127,7 @@ class ActionModule(ActionBase):
         return {
             "inventory": self._inventory,
             "setup": self._setup,
+            "rotate": self._rotate,
             "switchover": self._switchover,
             "failover": self._failover,
             "rejoin": self._rejoin,
@@ -187,6 +190,20 @@ class ActionModule(ActionBase):
         decided["slots"] = list(slots_at_primary(topology, primary, arriving))
         decided["slot_name"] = next(node.member.slot_name for node in topology.nodes if node.host == self._host)
         return decided
+
+    def _rotate(self) -> Result:
+        topology = self._topology()
+        plan = plan_rotation(topology)
+        if plan.blockers:
+            self._refuse(topology.cluster, "changing the secrets of cluster {0}".format(topology.cluster), plan.blockers)
+        lines = ["Cluster {0}: new secrets, set on primary {1}.".format(topology.cluster, plan.primary)]
+        if plan.down:
+            lines.append("  {0}: does not run and gets them too; bring it back afterwards: start_new_standby.yml".format(", ".join(plan.down)))
+        self._say(topology.cluster, lines)
+        return {
+            "cluster": topology.cluster, "role": PRIMARY if self._host == plan.primary else STANDBY, "down": list(plan.down),
+            "members": [_endpoint(topology, node.host) for node in topology.nodes],
+        }
 
     def _switchover(self) -> Result:
         topology = self._topology()

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -17,7 +18,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronou
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import SYNCHRONOUS, observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, refused_login, wait_until_replayed
 
 # A WAL receiver that its upstream refuses ends after one round trip, and the next one comes after wal_retrieve_retry_interval.
 STEADY_SECONDS = 1.0
@@ -237,6 +238,18 @@ def _await_upstream(session: sql.Session, place: Place, upstream: Peer, *, stead
         time.sleep(0.05)
 
 
+@contextmanager
+def _login_problem_named(server: Server, upstream: Peer) -> Iterator[None]:
+    """Where a standby does not stream because its upstream does not let it in, have the error say that: nothing else mends it."""
+    try:
+        yield
+    except ServerError as error:
+        refused = refused_login(server, upstream) if error.reason == "not_streaming" else None
+        if refused is None:
+            raise
+        raise refused from error
+
+
 def _confirm(server: Server, wanted: Optional[str]) -> None:
     """Write synchronous_standby_names, and a note that it is ours to take away."""
     if wanted is None:
@@ -268,8 +281,9 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
         if place.upstream is not None and place.waits:
             # A mark that is replayed came from there; without one only time tells.
             steady = STEADY_SECONDS if plan.point and not place.mark_lsn else 0.0
-            _await_upstream(session, place, place.upstream, steady_seconds=steady, deadline=deadline)
-            wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
+            with _login_problem_named(server, place.upstream):
+                _await_upstream(session, place, place.upstream, steady_seconds=steady, deadline=deadline)
+                wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
         _drop_idle(session, place, deadline)

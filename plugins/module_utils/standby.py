@@ -116,10 +116,19 @@ def _connect_reason(message: str) -> str:
 
 def _connect_hint(message: str, peer: Peer, user: str) -> str:
     if "password" in message:
-        return "Check the vault's password of {0}, then run initial_setup.yml.".format(user)
+        return "Check the vault's password of {0}, then run rotate_secrets.yml (initial_setup.yml, where the cluster is being set up).".format(user)
     if "no pg_hba.conf entry" in message:
         return "Run initial_setup.yml, which admits the peers in pg_hba.conf of {0}.".format(peer.name)
     return "Check that the server runs there and that the port is open between the hosts."
+
+
+def refused_login(server: Server, peer: Peer) -> Optional[ServerError]:
+    """Return why the peer does not let this server in, as its WAL receiver would log in; None when that is not what is wrong."""
+    try:
+        connect_replication(server, peer).close()
+    except ServerError as error:
+        return error if error.reason == "authentication" else None
+    return None
 
 
 def identify(session: sql.Session) -> dict[str, Any]:

@@ -27,7 +27,7 @@ options:
     description: What is to be decided.
     type: str
     required: true
-    choices: [failover, forks, heal, inventory, prove, rejoin, setup, status, switchover]
+    choices: [failover, forks, heal, inventory, prove, rejoin, rotate, setup, status, switchover]
   observed:
     description: Name of the variable that the observations were registered as.
     type: str
@@ -103,6 +103,11 @@ place:
   description: Upstream, slots and downstreams of this host at the end.
   returned: when a role changes
   type: dict
+down:
+  description: Hosts whose server does not run and gets the new secrets all the same.
+  returned: for rotate
+  type: list
+  elements: str
 since:
   description: For M(pg_ops.replication.pg_divergence), from whom this host parted, and where; empty where nothing is to be chosen.
   returned: for forks

@@ -39,6 +39,7 @@ ACCEPT_UNFENCED = ("-e", "pg_failover_unfenced=accept")
 # So long a standby that cannot catch up is waited for; the default is two minutes.
 HURRY = ("-e", "pg_start_timeout_seconds=15")
 ROLE_CHANGES = 20
+ROTATION_TASKS = 16
 
 
 def take_over(cluster: ChaosCluster, *arguments: str) -> None:
@@ -286,7 +287,7 @@ def cut_from_everybody_then_healed(cluster: ChaosCluster, _rng: random.Random) -
     end_the_older(cluster, primary)
 
 
-@scenario("network")
+@scenario("network", subset=True)
 def cut_from_controller(cluster: ChaosCluster, _rng: random.Random) -> None:
     """Only the controller does not reach the primary: no failover is allowed while a standby hears from it, whatever somebody accepts."""
     primary = cluster.primary()
@@ -302,17 +303,18 @@ def cut_from_standbys(cluster: ChaosCluster, _rng: random.Random) -> None:
         # It either refuses or, on a timeline above 1, tries to re-point the standbys, in vain.
         require(cluster.run("failover", *HURRY).status != 0, "A failover succeeded past a primary that answers.")
         wait_until(lambda: cluster.sql(primary, "SELECT count(*) FROM pg_stat_replication") == "0", "the standbys to be gone")
-        require(cluster.run("switchover").status != 0, "A switchover was begun to a standby that does not stream.")
+        cluster.refused("switchover", said="Nothing was changed")
         cluster.wait_for_writes()
     require(cluster.primary() == primary, "The primary changed.")
 
 
 @scenario("network")
 def one_way_cut(cluster: ChaosCluster, rng: random.Random) -> None:
-    """A standby hears the primary and is not heard; the role does not move there, and nothing is lost."""
+    """Packets pass one way only between a standby and the primary; the role does not move there, and nothing is lost."""
     primary, standby = cluster.primary(), rng.choice(cluster.standbys())
-    with cluster.cut(standby, peers=[primary], directions=["OUTPUT"]):
-        require(cluster.run("switchover", "-e", f"pg_switchover_to={standby}").status != 0, "A switchover succeeded to a standby that is not heard.")
+    with cluster.cut(standby, peers=[primary], directions=[rng.choice(["INPUT", "OUTPUT"])]):
+        done = cluster.run("switchover", "-e", f"pg_switchover_to={standby}")
+        require(done.status != 0 and standby in done.text, f"A switchover succeeded to a standby that is not heard:\n{done.output[-3000:]}")
         cluster.wait_for_writes()
     require(cluster.primary() == primary, "The role moved to a standby that the primary could not hear.")
 
@@ -342,10 +344,16 @@ def wait_for_streams(cluster: ChaosCluster) -> None:
 
 def end_the_older(cluster: ChaosCluster, older: str, *arguments: str) -> None:
     """Repair two primaries: keep the one that was promoted last, whatever the other has accepted meanwhile."""
-    require(cluster.run("status").status != 0, "Two primaries are not noticed.")
+    require(cluster.run("status").status == 3, "Two primaries are not noticed.")
     cluster.refused("switchover", said="accepts writes")
     keep = next(name for name in cluster.primaries() if name != older)
     cluster.play("heal", "-e", f"pg_heal_keep={keep}", *arguments)
+
+
+def promote_by_hand(cluster: ChaosCluster, standby: str) -> None:
+    """Promote a standby past the collection, as somebody would beside a primary that runs."""
+    cluster.as_owner(standby, cluster.program(standby, "pg_ctl"), "promote", "-w", "-s", "-D", cluster.servers[standby].data_directory)
+    cluster.wait_for_writes()
 
 
 # -- during an action --------------------------------------------------------------------------------------------------------
@@ -393,6 +401,45 @@ def rejoin_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     cluster.kill_server(cluster.primary())
     cluster.play("failover")
     killed_then_repeated(cluster, rng, "start_new_standby", tasks=13)
+
+
+@scenario("during", may_lose=REPORTED, may_split=True)
+def heal_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of heal.yml on two primaries; it is run again."""
+    primary = cluster.primary()
+    promote_by_hand(cluster, rng.choice(cluster.standbys()))
+    keep = next(name for name in cluster.primaries() if name != primary)
+    killed_then_repeated(cluster, rng, "heal", "-e", f"pg_heal_keep={keep}", tasks=14)
+    require(cluster.primary() == keep, f"{keep} is not primary.")
+
+
+def new_passwords(cluster: ChaosCluster, label: str) -> tuple[str, str]:
+    """Return the arguments that give a playbook other passwords than the inventory's."""
+    path = cluster.logs / f"{label}.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"pg_replication_password": f"chaos-{label}", "pg_rewind_password": f"chaos-{label}-of-rewind"}), encoding="utf-8")
+    return "-e", f"@{path}"
+
+
+@scenario("during")
+def rotation_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
+    """SIGKILL to ansible-playbook between any two tasks of rotate_secrets.yml; it is run again, and once more with the old passwords."""
+    killed_then_repeated(cluster, rng, "rotate_secrets", *new_passwords(cluster, "rotated"), tasks=ROTATION_TASKS)
+    cluster.play("rotate_secrets")
+
+
+@scenario("during", may_lose=REPORTED)
+def rotation_killed_then_primary(cluster: ChaosCluster, rng: random.Random) -> None:
+    """rotate_secrets.yml is killed half-way and the primary dies; failover, the rotation again, start_new_standby.yml."""
+    passwords = new_passwords(cluster, "half-way")
+    end = cluster.run("rotate_secrets", *passwords, kill_after=rng.randint(4, ROTATION_TASKS - 2)).status
+    require(end == -signal.SIGKILL, f"rotate_secrets.yml ended with {end} before it could be killed.")
+    cluster.kill_server(cluster.primary())
+    # Standbys that got other passwords than their new primary has do not come along.
+    cluster.run("failover", *HURRY)
+    cluster.play("rotate_secrets", *passwords)
+    cluster.play("start_new_standby")
+    cluster.play("rotate_secrets")
 
 
 @scenario("during")
@@ -543,11 +590,15 @@ def synchronous(cluster: ChaosCluster) -> Iterator[tuple[str, str]]:
 
 
 @scenario("data", subset=True)
-def synchronous_failover(cluster: ChaosCluster, _rng: random.Random) -> None:
-    """With `pg_synchronous_mode: any` the primary dies: a member of its set that has every confirmed commit takes over."""
+def synchronous_failover(cluster: ChaosCluster, rng: random.Random) -> None:
+    """With `pg_synchronous_mode: any` one standby is cut off, then the primary dies: the other, which has every confirmed commit, takes over."""
     with synchronous(cluster) as option:
-        cluster.kill_server(cluster.primary())
-        cluster.play("failover", *option)
+        primary, behind = cluster.primary(), rng.choice(cluster.standbys())
+        with cluster.cut(behind, peers=[primary]):
+            cluster.wait_for_writes(seconds=1)
+            cluster.kill_server(primary)
+            cluster.play("failover", *option)
+        require(cluster.primary() not in (primary, behind), f"{behind} is primary, although it lacked rows.")
         cluster.play("start_new_standby", *option)
 
 
@@ -574,9 +625,8 @@ def synchronous_controller_killed(cluster: ChaosCluster, rng: random.Random) -> 
 @scenario("data", may_lose=REPORTED, may_split=True)
 def promoted_by_somebody(cluster: ChaosCluster, rng: random.Random) -> None:
     """`pg_ctl promote` on a standby, past the collection: noticed, no role change is allowed, repaired, losses reported."""
-    primary, standby = cluster.primary(), rng.choice(cluster.standbys())
-    cluster.as_owner(standby, cluster.program(standby, "pg_ctl"), "promote", "-w", "-s", "-D", cluster.servers[standby].data_directory)
-    cluster.wait_for_writes()
+    primary = cluster.primary()
+    promote_by_hand(cluster, rng.choice(cluster.standbys()))
     end_the_older(cluster, primary)
 
 
@@ -618,7 +668,7 @@ def replay_paused(cluster: ChaosCluster, rng: random.Random) -> None:
     primary, standby = cluster.primary(), rng.choice(cluster.standbys())
     cluster.sql(standby, "SELECT pg_wal_replay_pause()")
     cluster.kill_server(primary)
-    cluster.run("failover", *HURRY)
+    cluster.play("failover", *HURRY)
     require(cluster.primary() not in (standby, primary), "The paused standby was promoted.")
     cluster.sql(standby, "SELECT pg_wal_replay_resume()")
     cluster.play("start_new_standby")
@@ -644,7 +694,7 @@ def delayed_standby(cluster: ChaosCluster, rng: random.Random) -> None:
     with setting(cluster, [standby], "recovery_min_apply_delay", "5min"):
         cluster.wait_for_writes()
         cluster.kill_server(primary)
-        cluster.run("failover", *HURRY)
+        cluster.play("failover", *HURRY)
         require(cluster.primary() not in (standby, primary), "The delayed standby was promoted.")
     cluster.play("start_new_standby")
 

@@ -37,7 +37,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Result:
-    """How a scenario ended: `problems` is empty when it passed."""
+    """How a scenario ended: `problems` is empty when it passed. `announced_bytes` is what failover.yml said may be lost, None where it did not."""
 
     scenario: str
     group: str
@@ -48,6 +48,7 @@ class Result:
     reported: int = 0
     twice: int = 0
     longest_gap_seconds: float = 0.0
+    announced_bytes: int | None = None
     problems: list[str] = field(default_factory=list)
     skipped: str = ""
 
@@ -94,7 +95,8 @@ def _judge(cluster: ChaosCluster, scenario: Scenario, seed: str, began: float, a
         problems.append(f"{type(error).__name__}: {error}")
     cluster.broken = bool(problems)
     return Result(
-        scenario.name, scenario.group, seed, round(time.monotonic() - began, 1), longest_gap_seconds=round(gap, 2), problems=problems, **counts
+        scenario.name, scenario.group, seed, round(time.monotonic() - began, 1), longest_gap_seconds=round(gap, 2), announced_bytes=announced,
+        problems=problems, **counts,
     )
 
 

@@ -255,3 +255,11 @@ def test_provisioning_for_grafana_names_prometheus_and_the_dashboard(host: Any) 
     (provider,) = yaml.safe_load(host.file(f"{directory}/dashboards/pg_ops.yml").content_string)["providers"]
     written = host.file(f"{provider['options']['path']}/replication.json").content_string
     assert json.loads(written) == dashboard()
+
+
+def test_the_server_that_was_there_before_is_the_cluster_s_with_all_it_had() -> None:
+    for name in NODES:
+        assert sql(name, "SELECT count(*), pg_get_userbyid(relowner) FROM from_before, pg_class WHERE relname = 'from_before' GROUP BY 2") == "1000|shop owner"
+        assert sql(name, "SHOW work_mem") == "7MB"
+    assert 'host all "shop owner" 192.0.2.77/32 scram-sha-256' in node(WATCHER).file("/etc/postgresql/15/main/pg_hba.conf").content_string
+    assert sql(WATCHER, "SHOW data_checksums") == "off" and sql(WATCHER, "SHOW wal_log_hints") == "on"

@@ -74,3 +74,24 @@ def test_packages_have_the_repository_of_the_inventory(host: Any) -> None:
     text = host.file("/etc/apt/sources.list.d/vendor.sources").content_string
     assert "Suites: trixie" in text and "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" in text
     assert host.package("postgresql-17").is_installed
+
+
+def test_segments_are_in_the_archive_that_is_the_server_s_alone(host: Any, primary: bool) -> None:
+    program = host.file("/usr/local/lib/pg_ops/archive_wal.py")
+    assert (program.user, program.mode) == ("root", 0o644)
+    directory = host.file("/var/lib/postgresql/archive")
+    assert (directory.user, directory.mode) == ("postgres", 0o700)
+    if primary:
+        assert sql(host, "SELECT archived_count > 0, failed_count FROM pg_stat_archiver") == "t|0"
+        last = sql(host, "SELECT last_archived_wal FROM pg_stat_archiver")
+        assert host.file(f"/var/lib/postgresql/archive/{last}").mode == 0o600
+
+
+def test_the_archive_takes_no_other_segment_of_the_same_name(host: Any, primary: bool) -> None:
+    if not primary:
+        pytest.skip("a standby archives nothing")
+    command = sql(host, "SHOW archive_command")
+    last = sql(host, "SELECT last_archived_wal FROM pg_stat_archiver")
+    script = f"cd /tmp && head -c 16777216 /dev/urandom > {last} && " + command.replace("%p", f"/tmp/{last}").replace("%f", last)
+    refused = host.run("su postgres -c %s", script)
+    assert refused.rc == 1 and "is not overwritten" in refused.stderr, refused

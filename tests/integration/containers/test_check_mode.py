@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""launch_containers.yml and delete_containers.yml on real LXD: check mode changes nothing, a second run changes nothing."""
+"""launch_containers.yml and delete_containers.yml on real LXD: check mode changes nothing, a second run changes nothing.
+
+And initial_setup.yml in check mode on a host that has nothing yet, not even what Ansible's modules want of a Debian.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,13 @@ WANTED: dict[str, Any] = {
     "lxd_bridge": "pgopscheck0",
     "lxd_profile": "pgopscheck",
 }
+# A repository that is nowhere: in check mode nobody asks it.
+VENDOR = {"name": "vendor", "uris": "http://packages.invalid/", "suites": "stable", "components": "main"}
 TIMEOUT_SECONDS = 400
 
 
-def play(name: str, *arguments: str, **more: Any) -> dict[str, int]:
-    """Run a playbook that has to succeed; returns the counts of its recap."""
+def play(name: str, *arguments: str, host: str = "localhost", **more: Any) -> dict[str, int]:
+    """Run a playbook that has to succeed; returns a host's counts of its recap."""
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1", "LC_ALL": "C.UTF-8",
         "PG_OPS_VAULT_PASSWORD": "replicate-safely", "PG_OPS_LXD_CLUSTERS": "checked",
@@ -37,7 +42,7 @@ def play(name: str, *arguments: str, **more: Any) -> dict[str, int]:
     ]  # fmt: skip
     done = subprocess.run(argv, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"^localhost\s+: (.*)$", done.stdout, re.MULTILINE)
+    found = re.search(rf"^{host}\s+: (.*)$", done.stdout, re.MULTILINE)
     return {key: int(value) for key, value in (word.split("=") for word in found.group(1).split())}
 
 
@@ -52,6 +57,14 @@ def lxd_has() -> dict[str, Any]:
     # Other people's containers come and go on a machine that is shared.
     found["containers"] = [each for each in found["containers"] if each[0] == "checked1"]
     return found
+
+
+def files_and_packages() -> str:
+    """Return every file of the container's own below /etc, /opt, /usr/local and /var/lib, and its packages with their states."""
+    files = "find /etc /opt /usr/local /var/lib -xdev -type f ! -path '/var/lib/systemd/*' -printf '%p %s %T@\\n' | sort"
+    packages = "dpkg-query --show --showformat '${Package} ${db:Status-Status}\\n'"
+    script = f"{files}; {packages}"
+    return subprocess.run(["timeout", "30", "lxc", "exec", "checked1", "--", "sh", "-c", script], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,6 +98,12 @@ def test_check_mode_and_second_run_change_nothing() -> None:
     assert play("launch_containers", "--check", "--diff")["changed"] == 0
     assert play("launch_containers")["changed"] == 0
     assert lxd_has() == launched
+
+    bare = files_and_packages()
+    assert "python3-apt" not in bare and "postgresql-15" not in bare
+    would = play("initial_setup", "--check", "--diff", host="checked1", pg_archive="pgbackrest", pg_monitoring=True, pg_tls="verify-full", pg_node_repository=VENDOR)
+    assert would["changed"] > 0
+    assert files_and_packages() == bare
 
     assert play("delete_containers", "--check", "--diff")["changed"] > 0
     assert lxd_has() == launched

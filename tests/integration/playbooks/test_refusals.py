@@ -234,7 +234,7 @@ def test_switchover_with_a_wrong_password_in_the_passfile_is_refused(existing: C
     right = passfile.read_bytes()
     passfile.write_bytes(b"*:*:*:*:wrong\n")
     try:
-        said = ("cannot connect to pgsql2", "Check the vault's password of", "run initial_setup.yml")
+        said = ("cannot connect to pgsql2", "Check the vault's password of", "run rotate_secrets.yml")
         refused(existing, "switchover", said=said)
         refused(existing, "switchover", "--check", said=said)
     finally:

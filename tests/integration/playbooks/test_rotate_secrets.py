@@ -30,6 +30,7 @@ from tests.integration.playbooks.watching import leaks
 # Each has a last word that stands nowhere else: it is looked for in what is printed.
 PASSPHRASE = "nobody's business"
 FIRST = "first 'new\\ \"one\" é tail-7f"
+WHILE_DOWN, HALF_WAY = "set while one is down-7f", "half of the way-7f"
 PAIR_MADE = "Configure | Make the pair the server's"
 # Tasks between which the hosts differ most in what they have.
 DECISIVE = (
@@ -325,14 +326,43 @@ def test_killed_on_the_way_it_is_repeated(cluster: Cluster, every: int) -> None:
     assert_encrypted(cluster)
 
 
-def test_a_server_that_is_down_is_brought_back_first(cluster: Cluster) -> None:
-    cluster.pg_ctl("pgsql2", "stop", "-m", "fast")
-    before = cluster.snapshot()
-    refused = rotate(cluster, "too soon-7f")
+def test_a_host_that_does_not_answer_is_refused(cluster: Cluster) -> None:
+    """It would come back with the old secrets."""
+    password = {"pg_replication_password": "too soon-7f", "pg_rewind_password": "too soon-7f"}
+    with unchanged(cluster):
+        refused = cluster.run("rotate_secrets", *secrets(cluster, **password), inventory={"pgsql2": {"pg_host_available": False}})
     assert refused.returncode != 0
-    assert "pgsql2 stopped" in refused.text and "start_new_standby.yml" in refused.text
-    assert cluster.snapshot() == before
+    assert "pgsql2: cannot be observed" in refused.text and "Nothing was changed" in refused.text
+
+
+def test_a_server_that_is_down_gets_the_new_secrets_too(cluster: Cluster) -> None:
+    cluster.pg_ctl("pgsql2", "stop", "-m", "fast")
+    done = rotate(cluster, WHILE_DOWN)
+    assert done.returncode == 0, done.output
+    assert "pgsql2: does not run and gets them too; bring it back afterwards: start_new_standby.yml" in done.text
     cluster.play("start_new_standby", *secrets(cluster))
+    assert_encrypted(cluster)
+    assert logs_in(cluster, "pgsql1", WHILE_DOWN)
+
+
+def test_a_rotation_that_was_killed_before_the_primary_died_is_ended_behind_the_failover(cluster: Cluster) -> None:
+    """The primary has the new passwords and only its own host the new passfile: the other two keep each other out."""
+    killed = rotate(cluster, HALF_WAY, kill_in="Configure | Keep the passwords for the peers in a passfile")
+    assert killed.returncode == -signal.SIGKILL, killed.output
+    cluster.pg_ctl("pgsql1", "stop", "-m", "immediate")
+    refused = rotate(cluster, HALF_WAY)
+    assert refused.returncode != 0 and "Run failover.yml" in refused.text, refused.output
+
+    failed = cluster.run("failover", "-e", "pg_start_timeout_seconds=5", *secrets(cluster))
+    assert failed.returncode != 0, failed.output
+    assert "password authentication failed" in failed.text and "then run rotate_secrets.yml" in failed.text
+    primary = cluster.primary()
+    assert primary != "pgsql1"
+    done = rotate(cluster, HALF_WAY)
+    assert done.returncode == 0, done.output
+    assert "pgsql1: does not run and gets them too" in done.text
+    cluster.play("start_new_standby", *secrets(cluster))
+    assert_encrypted(cluster, primary)
 
 
 def test_rotations_lost_no_acknowledged_row(cluster: Cluster) -> None:

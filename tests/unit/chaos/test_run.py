@@ -38,14 +38,14 @@ def test_number_out_of_its_range_raises(monkeypatch: pytest.MonkeyPatch, text: s
 
 def test_document_names_every_scenario_and_shows_each_round_by_its_seed() -> None:
     results = [
-        Result("one", "data", "7", 12.3, acknowledged=500, missing=4, reported=4, longest_gap_seconds=1.5),
+        Result("one", "data", "7", 12.3, acknowledged=500, missing=4, reported=4, longest_gap_seconds=1.5, announced_bytes=900),
         Result("two", "data", "8", 9.0, problems=["broken"]),
         Result("three", "data", "8", 0.0, skipped="the time was over"),
     ]
     text = report.document({"date": "today", "cores": 2, "versions": {"postgresql": "15.20"}, "results": [asdict(each) for each in results]})
     assert all(f"`{name}`" in text for name in NAMES)
-    assert "| one | passed | 12 | 500 | 4 | 4 | 0 | 1.50 |" in text.split("## SEED=7")[1].split("## SEED=8")[0]
-    assert "| two | **FAILED** | 9 |" in text.split("## SEED=8")[1]
+    assert "| one | passed | 12 | 500 | 900 | 4 | 4 | 0 | 1.50 |" in text.split("## SEED=7")[1].split("## SEED=8")[0]
+    assert "| two | **FAILED** | 9 | 0 | - |" in text.split("## SEED=8")[1]
     assert "| three | not played: the time was over |" in text
 
 
