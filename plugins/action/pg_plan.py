@@ -201,7 +201,7 @@ class ActionModule(ActionBase):
             lines.append("  {0}: does not run and gets them too; bring it back afterwards: start_new_standby.yml".format(", ".join(plan.down)))
         self._say(topology.cluster, lines)
         return {
-            "cluster": topology.cluster, "role": PRIMARY if self._host == plan.primary else STANDBY, "down": list(plan.down),
+            "cluster": topology.cluster, "target": plan.primary, "role": PRIMARY if self._host == plan.primary else STANDBY, "down": list(plan.down),
             "members": [_endpoint(topology, node.host) for node in topology.nodes],
         }
 

@@ -135,6 +135,11 @@ class Server:
         return self.state("passfile")
 
     @property
+    def next_passfile(self) -> Path:
+        """The passfile that is to follow, while passwords are changed; roles/boot_guard/files/boot_guard.py has the name, too."""
+        return self.state("passfile.next")
+
+    @property
     def config_is_in_data(self) -> bool:
         """Whether a copy of the data directory would bring another node's configuration along."""
         return Path(self.config_directory).resolve() == Path(self.data_directory).resolve()

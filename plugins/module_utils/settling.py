@@ -105,7 +105,13 @@ class PlacePlan:
 def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
     # A slot that should go may still be in use by a sibling that is just being re-pointed: the drop waits for it.
     wishes = [SlotWish(name) for name in place.slots_present]
-    return plan_slots(present, wishes, place.slots_absent, force=True)
+    return plan_slots(present, wishes, _own_unwanted(present, place), force=True)
+
+
+def _own_unwanted(present: list[dict[str, Any]], place: Place) -> list[str]:
+    """Return the slots that must go: physical ones. A logical slot that has a member's name, as a subscription's of that host may, is somebody's."""
+    logical = {slot["name"] for slot in present if slot["type"] != "physical"}
+    return [name for name in place.slots_absent if name not in logical]
 
 
 def _copies_slots(session: sql.Session) -> bool:
@@ -185,7 +191,8 @@ def _drop_idle(session: sql.Session, place: Place, deadline: float) -> None:
     """Drop the slots that nobody needs, once those that still use them have gone elsewhere; raises SlotError."""
     while True:
         try:
-            apply_slots(session, plan_slots(read_slots(session), [], place.slots_absent))
+            present = read_slots(session)
+            apply_slots(session, plan_slots(present, [], _own_unwanted(present, place)))
             return
         except SlotError:
             if time.monotonic() > deadline:

@@ -36,6 +36,13 @@ options:
         description: Port.
         type: int
         default: 5432
+  next:
+    description:
+      - Write it beside the passfile, because the roles are about to get these passwords. The boot guard takes it where the passfile's do not serve.
+      - It goes when the passfile itself is written.
+    type: bool
+    default: false
+    version_added: 0.2.0
   credentials:
     description: The roles that are used at the peers.
     type: list
@@ -71,6 +78,7 @@ path:
   sample: /var/lib/postgresql/15/main.pg_ops/passfile
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -91,14 +99,24 @@ def wanted_text(params: dict[str, Any]) -> str:
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
-    """Write the passfile when its text or its mode differs."""
+    """Write the passfile, or the one that is to follow it, when its text or its mode differs."""
     after = wanted_text(module.params)
-    present = server.passfile.is_file()
-    before = read_verbatim(server.passfile)
-    mode = server.passfile.stat().st_mode & 0o777 if present else 0
+    if not module.params["next"]:
+        answer = write(module, server, server.passfile, after)
+        return drop_next(module, server, answer)
+    if read_verbatim(server.passfile) == after:
+        return drop_next(module, server, {"changed": False, "diff": mapping_diff(str(server.next_passfile), {}, {}), "path": str(server.passfile)})
+    return write(module, server, server.next_passfile, after)
+
+
+def write(module: AnsibleModule, server: Server, path: Path, after: str) -> dict[str, Any]:
+    """Write one file when its text, its mode or its owner differs."""
+    present = path.is_file()
+    before = read_verbatim(path)
+    mode = path.stat().st_mode & 0o777 if present else 0
     account = server.account()
     # libpq reads it as the server's account.
-    owned = not present or account is None or server.passfile.stat().st_uid == account.pw_uid
+    owned = not present or account is None or path.stat().st_uid == account.pw_uid
     changed = before != after or mode != 0o600 or not owned
     lines = len(after.splitlines())
     found = {
@@ -106,11 +124,19 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "content": "as wanted" if before == after else "other",
     }
     wanted = {"entries": lines, "mode": "0600", "owner": "as wanted", "content": "as wanted"}
-    diff = mapping_diff(str(server.passfile), found, wanted)
     if changed and not module.check_mode:
         server.ensure_state_directory()
-        server.write(server.passfile, after, mode=0o600)
-    return {"changed": changed, "diff": diff, "path": str(server.passfile)}
+        server.write(path, after, mode=0o600)
+    return {"changed": changed, "diff": mapping_diff(str(path), found, wanted), "path": str(path)}
+
+
+def drop_next(module: AnsibleModule, server: Server, answer: dict[str, Any]) -> dict[str, Any]:
+    """Remove the passfile that was to follow: it is here, or is not wanted any more."""
+    if not server.next_passfile.exists():
+        return answer
+    if not module.check_mode:
+        server.next_passfile.unlink()
+    return {**answer, "changed": True}
 
 
 def main() -> None:
@@ -123,6 +149,7 @@ def main() -> None:
             "required": True,
             "options": {"name": {"type": "str", "default": ""}, "address": {"type": "str", "required": True}, "port": {"type": "int", "default": 5432}},
         },
+        next={"type": "bool", "default": False},
         credentials={
             "type": "list",
             "elements": "dict",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems, same_cluster_blockers
 
 # What else is wrong with a cluster does not keep new secrets from their places, and may come from the old ones.
@@ -39,4 +40,21 @@ def plan_rotation(topology: Topology) -> RotationPlan:
     ]
     down = tuple(node.host for node in topology.nodes if node.state in _DOWN)
     primary = topology.primary
+    if primary is not None:
+        found += _late_upstreams(topology, primary)
     return RotationPlan(primary.host if primary and not found else "", down, tuple(found))
+
+
+def _late_upstreams(topology: Topology, primary: Node) -> list[Blocker]:
+    """Return a blocker for each standby that streams to others and has passwords only when its replay gets to them: until then it lets nobody in."""
+    found = []
+    for node in topology.standbys:
+        below = [other.host for other in topology.others(primary.host) if topology.desired_upstream(other, primary).host == node.host]
+        if below and not node.replays_at_once:
+            seen = "its replay is paused" if node.replay_paused else "its replay is delayed by {0} ms".format(node.replay_delay_ms)
+            hint = node.to_resume if node.replay_paused else "Take the delay away for that time, or let them follow another server (pg_upstream)."
+            found.append(
+                Blocker("late_upstream", node.host, "lets {0} in with the old password until it has replayed the new one".format(", ".join(below)),
+                        seen, "a replay without delay", hint)
+            )
+    return found

@@ -13,6 +13,7 @@ Under root it becomes the owner of the data directory before it reads anything.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pwd
@@ -182,13 +183,13 @@ class Guard:
             }
         )
 
-    def _question(self, peer: dict[str, Any]) -> subprocess.Popen[str]:
+    def _question(self, peer: dict[str, Any], passfile: str) -> subprocess.Popen[str]:
         words = {
             "host": peer["address"],
             "port": peer["port"],
             "user": self.config["user"],
             "replication": "true",
-            "passfile": os.path.join(self.state, "passfile"),
+            "passfile": passfile,
             "connect_timeout": "2",
             "application_name": "boot_guard",
             **self._encryption(),
@@ -206,9 +207,14 @@ class Guard:
             return {"sslmode": mode} if mode else {}
         return {"sslmode": mode, "sslrootcert": authority} if os.path.isfile(authority) else {}
 
-    def _ask_once(self, peers: list[dict[str, Any]], deadline: float) -> list[Answer]:
+    def _passfiles(self) -> list[str]:
+        """Return the passfile, and the one that is to follow it where a change of passwords was cut off: the peers may have the new ones."""
+        paths = [os.path.join(self.state, name) for name in ("passfile", "passfile.next")]
+        return [path for path in paths if path == paths[0] or os.path.exists(path)]
+
+    def _ask_once(self, peers: list[dict[str, Any]], passfile: str, deadline: float) -> list[Answer]:
         """Ask the peers at the same time; what has not answered by the deadline is left out."""
-        asked = [(peer, self._question(peer)) for peer in peers]
+        asked = [(peer, self._question(peer, passfile)) for peer in peers]
         answers = []
         for peer, process in asked:
             try:
@@ -226,8 +232,9 @@ class Guard:
         """Return the peers' answers and who did not answer; one that is just starting is asked again until the time is over."""
         deadline = time.monotonic() + float(self.config["timeout_seconds"])
         open_peers, answers = list(self.config["peers"]), []
+        passfiles = itertools.cycle(self._passfiles())
         while open_peers:
-            answers += self._ask_once(open_peers, deadline)
+            answers += self._ask_once(open_peers, next(passfiles), deadline)
             known = {answer.name for answer in answers}
             open_peers = [peer for peer in open_peers if peer["name"] not in known]
             if time.monotonic() + RETRY_SECONDS > deadline:

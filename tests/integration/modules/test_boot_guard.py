@@ -66,6 +66,22 @@ def test_boot_guard_primary_with_its_standby_starts_quickly(each_pair: Pair) -> 
     assert verdict(each_pair.primary)["reason"] == "peers_agree" and each_pair.standby.name in verdict(each_pair.primary)["message"]
 
 
+def test_boot_guard_asks_with_the_passwords_that_are_coming_where_those_that_are_here_do_not_serve(each_pair: Pair) -> None:
+    """A change of passwords was cut off behind the primary's, and before this host's passfile."""
+    old, new = each_pair.primary, each_pair.standby
+    install(old, [new], timeout_seconds=5)
+    old.stop()
+    promote(new)
+    passfile = old.state / "passfile"
+    right = passfile.read_text(encoding="utf-8")
+    old.state.joinpath("passfile.next").write_text(right, encoding="utf-8")
+    old.state.joinpath("passfile.next").chmod(0o600)
+    passfile.write_text("*:*:*:*:of yesterday\n", encoding="utf-8")
+    own(old.state)
+    assert f"{new.name} is on timeline 2, this one on 1" in old.call("pg_service").refusal("boot_guard")
+    assert verdict(old)["reason"] == "newer_timeline" and old.note("fenced")["by"] == "boot_guard"
+
+
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_boot_guard_old_primary_is_kept_down_and_fenced(each_pair: Pair, mode: str) -> None:
     old, new = each_pair.primary, each_pair.standby

@@ -73,6 +73,26 @@ def test_passfile_life_in_check_mode_for_real_and_again(absent: Node) -> None:
     assert not list(path.parent.glob(".pg_ops.*"))
 
 
+def test_passfile_that_is_to_follow_goes_when_it_has(absent: Node) -> None:
+    def wanted(password: str, **more: Any) -> dict[str, Any]:
+        return {"peers": [{"address": "192.0.2.2"}], "credentials": [{"user": "replicator", "password": password}], **more}
+
+    path = Path(absent.call("pg_passfile", **wanted("of today"))["path"])
+    coming = path.with_name("passfile.next")
+    checked = absent.call("pg_passfile", check_mode=True, **wanted("of tomorrow", next=True))
+    assert checked.changed and not coming.exists()
+    assert absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed
+    assert not absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed
+    assert stat.S_IMODE(coming.stat().st_mode) == 0o600 and coming.stat().st_uid == ACCOUNT.pw_uid
+    assert "of today" in path.read_text(encoding="utf-8") and "of tomorrow" in coming.read_text(encoding="utf-8")
+    assert absent.call("pg_passfile", **wanted("of tomorrow")).changed
+    assert "of tomorrow" in path.read_text(encoding="utf-8") and not coming.exists()
+    # Where the passwords stay, nothing is to follow; what an earlier change left goes.
+    assert not absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed and not coming.exists()
+    assert absent.call("pg_passfile", **wanted("of never", next=True)).changed
+    assert absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed and not coming.exists()
+
+
 def test_passfile_open_to_others_is_closed(absent: Node) -> None:
     wanted = options(absent, "replicator", "secret")
     path = Path(absent.call("pg_passfile", **wanted)["path"])

@@ -99,6 +99,11 @@ def logs_in(cluster: Cluster, name: str, password: str) -> bool:
     return done.returncode == 0
 
 
+def coming(cluster: Cluster, name: str) -> Path:
+    """The passfile that is to follow, with which a boot guard asks while passwords change."""
+    return cluster.own_state(name) / "passfile.next"
+
+
 def certificate(cluster: Cluster, name: str) -> x509.Certificate:
     """Return what a running server shows whoever connects, checked against the authority's certificate."""
     context = ssl.create_default_context(cafile=str(authority(cluster) / "ca.crt"))
@@ -349,6 +354,7 @@ def test_a_rotation_that_was_killed_before_the_primary_died_is_ended_behind_the_
     """The primary has the new passwords and only its own host the new passfile: the other two keep each other out."""
     killed = rotate(cluster, HALF_WAY, kill_in="Configure | Keep the passwords for the peers in a passfile")
     assert killed.returncode == -signal.SIGKILL, killed.output
+    assert [name for name in cluster.names if coming(cluster, name).exists()] == ["pgsql2", "pgsql3"]
     cluster.pg_ctl("pgsql1", "stop", "-m", "immediate")
     refused = rotate(cluster, HALF_WAY)
     assert refused.returncode != 0 and "Run failover.yml" in refused.text, refused.output
@@ -361,6 +367,7 @@ def test_a_rotation_that_was_killed_before_the_primary_died_is_ended_behind_the_
     done = rotate(cluster, HALF_WAY)
     assert done.returncode == 0, done.output
     assert "pgsql1: does not run and gets them too" in done.text
+    assert not any(coming(cluster, name).exists() for name in cluster.names)
     cluster.play("start_new_standby", *secrets(cluster))
     assert_encrypted(cluster, primary)
 

@@ -32,6 +32,7 @@ AFTER_FAILOVER = change(down(cluster(primary="pg2", timeline=2), "pg1"), "pg1", 
         pytest.param(down(down(cluster(), "pg2"), "pg3", states.STOPPED), "pg1", ("pg2", "pg3"), id="all standbys are down"),
         pytest.param(AFTER_FAILOVER, "pg2", ("pg1",), id="behind a failover, the old primary fenced"),
         pytest.param(change(cluster(), "pg2", receiver=Receiver()), "pg1", (), id="a standby that the old password keeps out"),
+        pytest.param(change(cluster(), "pg2", replay_delay_ms=1000), "pg1", (), id="a delayed standby that nobody follows"),
         pytest.param(change(cluster(), "pg2", upstream=Upstream("192.0.2.9", 5432, "replicator", "pg2", "pg2")), "pg1", (), id="one follows somebody else"),
     ],
 )
@@ -53,6 +54,8 @@ def test_plan_names_the_primary_and_who_is_down(topology: Topology, primary: str
             change(cluster(PAIR), "pg2", role=PRIMARY, standby_signal=False), [("two_primaries", "pg1"), ("two_primaries", "pg2")], id="two primaries"
         ),
         pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", timeline=2), [("stale_primary", "pg1")], id="the newest primary is the one that is down"),
+        pytest.param(change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_delay_ms=1000), [("late_upstream", "pg2")], id="a cascade's parent is delayed"),
+        pytest.param(change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_paused=True), [("late_upstream", "pg2")], id="a cascade's parent is paused"),
         pytest.param(change(cluster(PAIR), "pg2", system_identifier=OTHER_SYSTEM), [("foreign_system", "pg2")], id="another cluster's data"),
     ],
 )
