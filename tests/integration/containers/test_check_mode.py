@@ -108,7 +108,7 @@ def test_check_mode_and_second_run_change_nothing() -> None:
     make_bare()
     bare = files_and_packages()
     assert "python3-apt installed" not in bare and "postgresql-15 installed" not in bare
-    wishes = {"pg_archive": "pgbackrest", "pg_monitoring": True, "pg_tls": "verify-full", "pg_node_repository": VENDOR}
+    wishes = {"pg_archive": "directory", "pg_archive_directory": "/srv/archive", "pg_monitoring": True, "pg_tls": "verify-full", "pg_node_repository": VENDOR}
     would = play("initial_setup", "--check", "--diff", host="checked1", **wishes)
     assert would["changed"] > 0
     assert files_and_packages() == bare
