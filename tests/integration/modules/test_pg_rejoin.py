@@ -454,6 +454,22 @@ def test_rejoin_standby_whose_wal_behind_the_fork_cannot_be_read_is_not_just_sta
     assert_follows(pair.spare, pair.standby)
 
 
+def test_rejoin_report_lists_a_load_whose_rows_the_new_primary_has_without_its_commit(pair: Pair) -> None:
+    with contextlib.closing(pair.primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written SELECT generate_series(100, 1099); SELECT txid_current()")
+        xid = cursor.fetchone()[0]
+        pair.primary.write_row(1)
+        pair.level()
+        promote(pair.standby, pair.primary)
+        cursor.execute("ANALYZE written")
+        connection.commit()
+    pair.primary.crash()
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert answer["lost_transactions"] == 1 and [entry["xid"] for entry in report_of(answer)["transactions"]] == [xid]
+    assert_follows(pair.primary, pair.standby)
+
+
 def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:
     pair.level()
     pair.standby.stop()
