@@ -139,7 +139,8 @@ def terms_of(params: dict[str, Any]) -> RejoinTerms:
 
 def _given_up(params: dict[str, Any], here: Node, primary: Node) -> Optional[decisions.RejoinPlan]:
     """Return the plan for a server that was given up; None for any other, and for one whose new copy is there already."""
-    done = here.is_running_standby and here.timeline == primary.timeline and here.upstream.host == primary.member.address and not here.fenced
+    follows = (here.upstream.host, here.upstream.port) == (primary.member.address, primary.member.port)
+    done = here.is_running_standby and here.timeline == primary.timeline and follows and not here.fenced
     if not params["give_up"] or done:
         return None
     return decisions.plan_given_up(here, primary, params["give_up_from_lsn"])

@@ -789,6 +789,17 @@ def test_rejoin_where_nobody_can_tell_where_the_two_parted_says_so_and_keeps_the
     assert not again.changed and again["action"] == "nothing"
 
 
+def test_rejoin_given_up_standby_of_another_server_at_the_primarys_address_is_copied_anew(pair: Pair) -> None:
+    """It has what its upstream alone committed. Only the port tells the two servers apart."""
+    make_standby(pair.spare, pair.primary)
+    part_unseen(pair)
+    assert pair.standby.call("pg_replication_slot", name=[pair.spare.slot]).changed
+    answer = rejoin(pair.spare, pair.standby, give_up=True, give_up_from_lsn="")
+    assert answer.changed and answer["action"] == "reclone"
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.spare, pair.standby)
+
+
 def test_rejoin_given_up_data_directory_that_is_gone_is_copied(pair: Pair) -> None:
     make_standby(pair.spare, pair.primary)
     pair.spare.stop()
