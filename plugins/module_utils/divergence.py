@@ -10,18 +10,20 @@ counts as unknown, never as nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
+import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import RUNNING, STANDBY
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.wal_records import Commit, commits, next_xid, precedes
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import behind_record, dump_arguments, is_end_of_wal, segment_positions
@@ -32,6 +34,8 @@ NAMED_FILES = 2000
 # A report lists these many at most, and says how many there are.
 LISTED_TRANSACTIONS = 100_000
 FLUSH_SECONDS = 1.0
+# So far before the fork WAL is read for which transactions began behind it: 64 segments of 16 MiB are 1 GiB.
+SEGMENTS_BEFORE_FORK = 64
 _LENGTH = re.compile(r"^rmgr: .* len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+/[0-9A-F]+),")
 TOO_LATE = "its WAL could not be read in time"
 
@@ -145,7 +149,64 @@ class _Lines:
         return behind_record(parse_lsn(found.group(2)), int(found.group(1)), segment_bytes) if found else self._start
 
 
-def _dump(server: Server, here: _Here, span: tuple[int, int, int], findings: Findings, deadline: float) -> None:
+@contextlib.contextmanager
+def _dumping(server: Server, here: _Here, span: tuple[int, int, int], deadline: float) -> Iterator[subprocess.Popen[str]]:
+    """Run pg_waldump over a span; it is killed when the time is up."""
+    timeline, start, end = span
+    argv = [server.program("pg_waldump"), *dump_arguments(server.data("pg_wal"), timeline, start, end, here.segment_bytes)]
+    with server.reading(argv) as process:
+        alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
+        alarm.start()
+        try:
+            yield process
+        finally:
+            alarm.cancel()
+
+
+def _unbroken_before(segments: set[int], lsn: int, segment_bytes: int) -> list[int]:
+    """Return where the segments begin that lie unbroken before an LSN, the nearest first, not too many."""
+    found: list[int] = []
+    position = (lsn - 1) // segment_bytes * segment_bytes
+    while position in segments and len(found) < SEGMENTS_BEFORE_FORK:
+        found.append(position)
+        position -= segment_bytes
+    return found
+
+
+def _next_xid_at(server: Server, here: _Here, timeline: int, lsn: int, deadline: float) -> Optional[int]:
+    """Return the id from which on no transaction has a record before an LSN of a timeline; None where that cannot be read, or not in time."""
+    starts = _unbroken_before(_segments(server, here, timeline), lsn, here.segment_bytes)
+    for start in dict.fromkeys((*starts[:1], *starts[7:8], *starts[-1:])):  # most often the nearest one is enough
+        with _dumping(server, here, (timeline, start, lsn), deadline) as process:
+            found = next_xid(process.stdout or ())
+            if process.wait():
+                return None
+        if found is not None:
+            return found
+    return None
+
+
+def _begins_behind(server: Server, here: _Here, timeline: int, lsn: int, deadline: float) -> Callable[[int], bool]:
+    """Return what says of a transaction id whether it certainly has no record before an LSN; that is found out when it is first asked for.
+
+    It takes half of the time that is left at most: what it is asked for in vain counts as a commit, and the rest must still be read.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def bound() -> Optional[int]:
+        now = time.monotonic()
+        return _next_xid_at(server, here, timeline, lsn, now + (deadline - now) / 2)
+
+    def begins_behind(xid: int) -> bool:
+        first = bound()
+        return first is not None and not precedes(xid, first)
+
+    return begins_behind
+
+
+def _dump(
+    server: Server, here: _Here, span: tuple[int, int, int], findings: Findings, *, begins_behind: Callable[[int], bool], deadline: float
+) -> None:
     """Add the commits of one span; a dump that fails or does not end in time leaves a problem.
 
     Without an end pg_waldump fails where the WAL ends, and elsewhere too: it counts only where no page of WAL follows.
@@ -154,18 +215,12 @@ def _dump(server: Server, here: _Here, span: tuple[int, int, int], findings: Fin
     if time.monotonic() >= deadline:
         findings.problem = TOO_LATE
         return
-    argv = [server.program("pg_waldump"), *dump_arguments(server.data("pg_wal"), timeline, start, end, here.segment_bytes)]
-    with server.reading(argv) as process:
-        alarm = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
-        alarm.start()
-        try:
-            lines = _Lines(process.stdout or (), start)
-            for commit in commits(lines):
-                findings.add(commit)
-            complaint = (process.stderr.read() if process.stderr else "").strip()
-            returncode = process.wait()
-        finally:
-            alarm.cancel()
+    with _dumping(server, here, span, deadline) as process:
+        lines = _Lines(process.stdout or (), start)
+        for commit in commits(lines, begins_behind):
+            findings.add(commit)
+        complaint = (process.stderr.read() if process.stderr else "").strip()
+        returncode = process.wait()
     if returncode < 0:
         findings.problem = TOO_LATE
         return
@@ -199,14 +254,18 @@ def _look(server: Server, here: _Here, lsn: str, deadline: float, findings: Find
     if not lsn:
         findings.problem = "where they parted cannot be told"
         return findings
-    for span in _spans(here, parse_lsn(lsn)):
+    fork = parse_lsn(lsn)
+    spans = list(_spans(here, fork))
+    # None goes on over a switch of timelines but prepared ones, which are never called statistics alone: what is before the fork tells it for all.
+    begins_behind = _begins_behind(server, here, spans[0][0] if spans else here.timeline, fork, deadline)
+    for span in spans:
         segments = _segments(server, here, span[0])
         if not span[2] and _ends_at(segments, span[1], here.segment_bytes):
             continue
         if span[1] - span[1] % here.segment_bytes not in segments:
             findings.problem = "its WAL from {0} on is gone".format(format_lsn(span[1]))
             break
-        _dump(server, here, span, findings, deadline)
+        _dump(server, here, span, findings, begins_behind=begins_behind, deadline=deadline)
         if findings.problem:
             break
     return findings

@@ -148,13 +148,17 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
 
 
 def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
-    """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it."""
+    """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it.
+
+    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that.
+    """
     server.ensure_state_directory()
     # Autovacuum's ANALYZE commits by itself, and nobody misses that: such transactions are counted apart.
     found = own_transactions(server, here.timeline, here.timeline_history, fork_lsn, timeout_seconds=REPORT_TIMEOUT_SECONDS)
     name = "{0}-lost-transactions".format(utc_stamp())
     segments = 0
-    if found.transactions or found.problem:
+    # Without a fork nobody knows which WAL that would be; all of it stays in the old data directory.
+    if fork_lsn and (found.transactions or found.problem):
         segments = _keep_wal(server, server.state("reports", name + ".wal"), fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
@@ -327,7 +331,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     if server.postmaster_pid():
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
-    if chosen.fork_lsn and not here.rewind_unfinished:
+    if chosen.own_wal and not here.rewind_unfinished:
         result.update(write_report(server, here, primary, chosen.fork_lsn))
     if result.get("report_problem") and chosen.action == decisions.REWIND:
         # What nobody could list must not be thrown away: the old directory is kept.

@@ -15,7 +15,8 @@ description:
     committed. Changes nothing.
   - A count is complete only when all of that WAL could be read. Recycled WAL, or more than can be read in time, makes the answer unknown,
     which must be taken for commits.
-  - Transactions that write nothing but the planner's statistics (C(ANALYZE), which autovacuum runs by itself) are counted apart.
+  - Transactions that write nothing but the planner's statistics (C(ANALYZE), which autovacuum runs by itself) are counted apart. One that may have
+    written before the two parted is not among them. The WAL before that LSN tells which these are; where it is gone, all count as commits.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
@@ -78,7 +79,7 @@ sides:
       description: How many transactions committed, as far as could be read.
       type: int
     statistics_transactions:
-      description: How many more wrote nothing but the planner's statistics.
+      description: How many more certainly wrote nothing but the planner's statistics.
       type: int
     xids:
       description: Ids of the first ten.

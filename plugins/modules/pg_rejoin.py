@@ -38,7 +38,8 @@ options:
     default: false
     version_added: 0.2.0
   give_up_from_lsn:
-    description: With O(give_up=true), where the WAL begins whose transactions the report lists. Empty means unknown; then there is no report.
+    description: With O(give_up=true), where the WAL begins whose transactions the report lists. Empty means unknown; then the report says that it
+      lists nothing.
     type: str
     default: ""
     version_added: 0.2.0
@@ -91,8 +92,8 @@ lost_transactions:
   type: int
 report_problem:
   description:
-    - Why the report may not list all, empty when it does. WAL that is gone or cannot be read in time leaves one. The server is copied anew
-      then, and its old directory kept.
+    - Why the report may not list all, empty when it does. WAL that is gone or cannot be read in time leaves one, and so do two servers of which
+      nobody can tell where they parted. The server is copied anew then, and its old directory kept.
   returned: when there was WAL of its own
   type: str
 kept_directory:
@@ -138,7 +139,8 @@ def terms_of(params: dict[str, Any]) -> RejoinTerms:
 
 def _given_up(params: dict[str, Any], here: Node, primary: Node) -> Optional[decisions.RejoinPlan]:
     """Return the plan for a server that was given up; None for any other, and for one whose new copy is there already."""
-    done = here.is_running_standby and here.timeline == primary.timeline and here.upstream.host == primary.member.address and not here.fenced
+    follows = (here.upstream.host, here.upstream.port) == (primary.member.address, primary.member.port)
+    done = here.is_running_standby and here.timeline == primary.timeline and follows and not here.fenced
     if not params["give_up"] or done:
         return None
     return decisions.plan_given_up(here, primary, params["give_up_from_lsn"])

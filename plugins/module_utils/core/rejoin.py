@@ -26,8 +26,9 @@ WAL_PAGE_BYTES = 8192
 
 @dataclass(frozen=True)
 class RejoinPlan:
-    """What is done with one node, why, and from where on its WAL is its own (empty when nothing is lost).
+    """What is done with one node, and why.
 
+    `own_wal`: it has, or may have, WAL that the primary lacks, and that is thrown away; `fork_lsn`: from where on, empty when that cannot be told.
     `missing_lsn`: from where on the primary lacks WAL that the node's archive may have, or, where it is not copied, has; otherwise empty.
     `archive_lacks`: the archive was asked and does not have it, so that a copy of a backup would lack it too.
     """
@@ -38,6 +39,7 @@ class RejoinPlan:
     blockers: tuple[Blocker, ...] = ()
     missing_lsn: str = ""
     archive_lacks: bool = False
+    own_wal: bool = False
 
     @property
     def said(self) -> str:
@@ -128,7 +130,9 @@ def plan_given_up(node: Node, primary: Node, from_lsn: str) -> RejoinPlan:
         refusal = _identity_refusal(node, primary)
         if refusal is not None:
             return refusal
-    return RejoinPlan(RECLONE, "what it has on timeline {0} is given up for {1}".format(node.timeline, primary.host), from_lsn)
+    if node.state == states.ABSENT:
+        return RejoinPlan(RECLONE, "there is no data directory")
+    return RejoinPlan(RECLONE, "what it has on timeline {0} is given up for {1}".format(node.timeline, primary.host), from_lsn, own_wal=True)
 
 
 def plan_with_own_wal(node: Node, primary: Node) -> RejoinPlan:
@@ -172,15 +176,15 @@ def _throw_away(node: Node, primary: Node, past: tuple[int, Optional[int]]) -> R
     fork = format_lsn(past[1]) if past[1] is not None else ""
     if node.timeline == primary.timeline:
         # pg_rewind compares timelines by number and would end with 'no rewind required'.
-        return RejoinPlan(RECLONE, "its timeline has the number of the primary's, so pg_rewind cannot tell them apart", fork)
+        return RejoinPlan(RECLONE, "its timeline has the number of the primary's, so pg_rewind cannot tell them apart", fork, own_wal=True)
     if not (node.data_checksums or node.wal_log_hints):
-        return RejoinPlan(RECLONE, "pg_rewind needs data checksums or wal_log_hints, it has neither", fork)
+        return RejoinPlan(RECLONE, "pg_rewind needs data checksums or wal_log_hints, it has neither", fork, own_wal=True)
     if past[1] is not None and primary.oldest_wal_lsn and past[1] < parse_lsn(primary.oldest_wal_lsn):
         # Rewound to a checkpoint before the fork, it would wait for that WAL for ever.
-        return RejoinPlan(RECLONE, "the WAL from {0}, where it parted, is no longer on {1}".format(fork, primary.host), fork)
+        return RejoinPlan(RECLONE, "the WAL from {0}, where it parted, is no longer on {1}".format(fork, primary.host), fork, own_wal=True)
     if node.is_running_standby:
-        return RejoinPlan(REWIND, "it has replayed WAL that {0} lacks".format(primary.host), fork)
-    return RejoinPlan(REWIND, "its WAL may go beyond {0}, where timeline {1} of {2} begins".format(fork, primary.timeline, primary.host), fork)
+        return RejoinPlan(REWIND, "it has replayed WAL that {0} lacks".format(primary.host), fork, own_wal=True)
+    return RejoinPlan(REWIND, "its WAL may go beyond {0}, where timeline {1} of {2} begins".format(fork, primary.timeline, primary.host), fork, own_wal=True)
 
 
 def _end_of_wal(node: Node) -> Optional[int]:

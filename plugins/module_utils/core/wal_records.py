@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 _RECORD = re.compile(r"^rmgr: (\w+)\s.* tx:\s*(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*?desc: (.*)$")
 _RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
@@ -16,6 +16,7 @@ _RELATION = re.compile(r"\brel (\d+/\d+/\d+)")
 _END = re.compile(r"^(COMMIT|ABORT)(?:_PREPARED (\d+):)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
 # A promise to whoever coordinates: it counts like a commit as long as nothing ends it.
 _PREPARE = re.compile(r"^PREPARE gid .*?: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)(?:;|$)(?:.*?subxacts: ([\d ]+))?")
+_SNAPSHOT = re.compile(r"^RUNNING_XACTS nextXid (\d+)")
 # What ANALYZE writes to: pg_statistic and pg_statistic_ext_data with their indexes and TOAST tables. Files below 16384 are those that
 # initdb made; one that VACUUM FULL rewrote has another number and counts like any other.
 _STATISTICS_FILES = frozenset({"2619", "2696", "2840", "2841", "3429", "3430", "3431", "3433"})
@@ -65,10 +66,36 @@ class _Touched:
         return tuple(dict.fromkeys(relations)), written == {True}
 
 
-def commits(lines: Iterable[str]) -> Iterator[Commit]:
+def precedes(xid: int, other: int) -> bool:
+    """Whether a transaction id is older than another one; they wrap around at 32 bits (TransactionIdPrecedes)."""
+    return (xid - other) % 2**32 >= 2**31
+
+
+def next_xid(lines: Iterable[str]) -> Optional[int]:
+    """Return the id from which on no transaction has a record in these lines or before them; None where they do not tell that.
+
+    They tell it behind a snapshot of the running transactions, which a primary writes with every checkpoint and, while it is written to, every 15
+    seconds. It has the id that is assigned next, and none is assigned before it is in the WAL (LogStandbySnapshot).
+    """
+    found: Optional[int] = None
+    for line in lines:
+        match = _RECORD.match(line)
+        if not match:
+            continue
+        manager, xid, _lsn, description = match.groups()
+        snapshot = _SNAPSHOT.match(description) if manager == "Standby" else None
+        if snapshot:
+            found = int(snapshot.group(1))
+        elif found is not None and xid != "0" and not precedes(int(xid), found):
+            found = (int(xid) + 1) % 2**32
+    return found
+
+
+def commits(lines: Iterable[str], begins_here: Callable[[int], bool]) -> Iterator[Commit]:
     """Yield the transactions that commit in pg_waldump's lines, in the order of their commits, then those that stay prepared.
 
-    A transaction that began before the first line is known by its later records only.
+    A transaction that began before the first line is known by its later records only: a load may end with the statistics of what it loaded. So one is
+    only called statistics alone when `begins_here` is certain that its id has no record before the first line. It is asked for no other one.
     """
     touched = _Touched()
     prepared: dict[str, Commit] = {}
@@ -90,5 +117,7 @@ def commits(lines: Iterable[str]) -> Iterator[Commit]:
             relations, only_statistics = touched.take([top, *(end.group(4) or "").split()])
             promised = prepared.pop(top, None)
             if end.group(1) == "COMMIT":
+                # Subtransactions began later: PostgreSQL assigns the id of their parent first.
+                only_statistics = only_statistics and begins_here(int(top))
                 yield Commit(int(top), lsn, end.group(3), promised.relations if promised else relations, only_statistics)
     yield from prepared.values()

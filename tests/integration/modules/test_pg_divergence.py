@@ -78,6 +78,41 @@ def test_divergence_leaves_out_what_was_rolled_back_and_what_analyze_wrote(pair:
     assert look(primary, pair.standby, fork)["transactions"] == 1
 
 
+@pytest.mark.parametrize("savepoint", ["", "SAVEPOINT one; "], ids=["top", "subtransaction"])
+def test_divergence_counts_a_load_of_which_only_the_statistics_lie_behind_the_fork(each_pair: Pair, savepoint: str) -> None:
+    """Both have its rows, but only one has its commit."""
+    primary = each_pair.primary
+    with contextlib.closing(primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(savepoint + "INSERT INTO written SELECT generate_series(100, 1099); SELECT pg_current_xact_id()::text")
+        xid = int(cursor.fetchone()[0])
+        fork = part(each_pair)
+        cursor.execute("ANALYZE written")
+        connection.commit()
+    primary.sql("ANALYZE written")
+    for how in ("running", "fenced"):
+        if how == "fenced":
+            assert primary.call("pg_fence").changed
+        side = look(primary, each_pair.standby, fork)
+        assert side["complete"] and side["xids"] == [xid], side
+        assert (side["transactions"], side["statistics_transactions"]) == (1, 1)
+
+
+def test_divergence_counts_statistics_where_no_wal_tells_that_they_are_all_of_a_transaction(pair: Pair) -> None:
+    primary = pair.primary
+    pair.primary.write_row(1)
+    primary.sql("SELECT pg_switch_wal()")
+    fork = part_idle(pair)
+    primary.sql("ANALYZE written")
+    before = look(primary, pair.standby, fork)
+    assert (before["transactions"], before["statistics_transactions"]) == (0, 1)
+    name = primary.sql("SELECT pg_walfile_name(%s::pg_lsn + 1)", fork)
+    for path in (primary.data / "pg_wal").glob("00000001*"):
+        if path.name < name:
+            path.unlink()
+    after = look(primary, pair.standby, fork)
+    assert after["complete"] and (after["transactions"], after["statistics_transactions"]) == (1, 0), after
+
+
 def test_divergence_names_tables_of_several_databases_and_not_those_that_are_gone(pair: Pair) -> None:
     fork = part(pair)
     primary = pair.primary

@@ -117,6 +117,7 @@ def test_rejoin_standby_whose_wal_is_gone_is_copied_anew(pair: Pair) -> None:
     pair.standby.stop()
     answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn="9/0")
     assert answer.changed and answer["action"] == "reclone"
+    assert answer.get("report") is None and answer.get("report_problem") is None, "it never was primary"
     assert os.path.isdir(answer["kept_directory"])
     assert_follows(pair.standby, pair.primary)
 
@@ -454,6 +455,22 @@ def test_rejoin_standby_whose_wal_behind_the_fork_cannot_be_read_is_not_just_sta
     assert_follows(pair.spare, pair.standby)
 
 
+def test_rejoin_report_lists_a_load_whose_rows_the_new_primary_has_without_its_commit(pair: Pair) -> None:
+    with contextlib.closing(pair.primary.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO written SELECT generate_series(100, 1099); SELECT txid_current()")
+        xid = cursor.fetchone()[0]
+        pair.primary.write_row(1)
+        pair.level()
+        promote(pair.standby, pair.primary)
+        cursor.execute("ANALYZE written")
+        connection.commit()
+    pair.primary.crash()
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer.changed and answer["action"] == "rewind"
+    assert answer["lost_transactions"] == 1 and [entry["xid"] for entry in report_of(answer)["transactions"]] == [xid]
+    assert_follows(pair.primary, pair.standby)
+
+
 def test_rejoin_report_counts_what_analyze_wrote_apart(pair: Pair) -> None:
     pair.level()
     pair.standby.stop()
@@ -738,6 +755,59 @@ def test_rejoin_newer_timeline_that_was_given_up_is_copied_anew_with_a_report_an
     assert_follows(pair.standby, pair.primary)
     again = rejoin(pair.standby, pair.primary, **given_up)
     assert not again.changed and again["action"] == "nothing"
+
+
+def part_unseen(pair: Pair) -> None:
+    """Have both be primary on one timeline, as after the start of a machine's copy, with commits of their own; the first one is fenced then."""
+    pair.primary.write_row(1)
+    pair.level()
+    pair.standby.stop()
+    (pair.standby.data / "standby.signal").unlink()
+    pair.standby.start()
+    assert pair.standby.is_primary() and pair.standby.call("pg_replication_slot", name=[pair.primary.slot]).changed
+    for number in range(100, 110):
+        pair.primary.write_row(number)
+    pair.standby.write_row(200)
+    assert pair.primary.call("pg_fence").changed
+
+
+@pytest.mark.parametrize("given_up", [{"give_up": True, "give_up_from_lsn": ""}, {}], ids=["given up", "as any fenced server"])
+def test_rejoin_where_nobody_can_tell_where_the_two_parted_says_so_and_keeps_the_old_data(pair: Pair, given_up: dict[str, Any]) -> None:
+    part_unseen(pair)
+    before = digest(pair.primary.home)
+    checked = rejoin(pair.primary, pair.standby, check_mode=True, **given_up)
+    assert checked.changed and checked["action"] == "reclone"
+    assert digest(pair.primary.home) == before
+    answer = rejoin(pair.primary, pair.standby, **given_up)
+    assert answer.changed and answer["action"] == "reclone"
+    assert (answer["report_problem"], answer["lost_transactions"]) == ("where they parted cannot be told", 0)
+    report = report_of(answer)
+    assert (report["problem"], report["fork_lsn"], report["transactions"], report["kept_wal_segments"]) == (answer["report_problem"], "", [], 0)
+    assert list((Path(answer["kept_directory"]) / "pg_wal").glob("00000001*")), "all that is left of its commits"
+    assert_follows(pair.primary, pair.standby)
+    again = rejoin(pair.primary, pair.standby, **given_up)
+    assert not again.changed and again["action"] == "nothing"
+
+
+def test_rejoin_given_up_standby_of_another_server_at_the_primarys_address_is_copied_anew(pair: Pair) -> None:
+    """It has what its upstream alone committed. Only the port tells the two servers apart."""
+    make_standby(pair.spare, pair.primary)
+    part_unseen(pair)
+    assert pair.standby.call("pg_replication_slot", name=[pair.spare.slot]).changed
+    answer = rejoin(pair.spare, pair.standby, give_up=True, give_up_from_lsn="")
+    assert answer.changed and answer["action"] == "reclone"
+    assert (Path(answer["kept_directory"]) / "PG_VERSION").exists()
+    assert_follows(pair.spare, pair.standby)
+
+
+def test_rejoin_given_up_data_directory_that_is_gone_is_copied(pair: Pair) -> None:
+    make_standby(pair.spare, pair.primary)
+    pair.spare.stop()
+    pair.spare.data.rename(pair.spare.home / "lost")
+    answer = rejoin(pair.spare, pair.primary, give_up=True, give_up_from_lsn="")
+    assert answer.changed and answer["action"] == "reclone"
+    assert answer.get("report") is None
+    assert_follows(pair.spare, pair.primary)
 
 
 def test_rejoin_given_up_data_of_another_cluster_is_refused(pair: Pair) -> None:

@@ -173,6 +173,28 @@ def test_heal_old_primary_whose_wal_is_gone_is_refused(cluster: Cluster) -> None
         shutil.rmtree(kept)
 
 
+@pytest.mark.long
+def test_heal_two_primaries_on_one_timeline_says_that_nothing_can_be_listed_and_where_the_old_data_are(cluster: Cluster) -> None:
+    """As after the start of a machine's copy."""
+    old = cluster.primary()
+    new, third = (name for name in cluster.names if name != old)
+    cluster.assert_replicating(old)
+    cluster.pg_ctl(new, "stop", "-m", "fast")
+    (cluster.data(new) / "standby.signal").unlink()
+    cluster.pg_ctl(new, "start")
+    write(cluster, old)
+    write(cluster, new)
+    refused(cluster, "heal", said=(f"parted from {new} at an unknown LSN", f"pg_heal_keep={new}"))
+    done = cluster.play("heal", "-e", f"pg_heal_keep={new}")
+    for name in (old, third):  # the third has what the old one wrote
+        [kept] = cluster.place(name).glob("data.kept.*")
+        words = f"{name}: what existed only here could not all be listed (where they parted cannot be told); its old data are kept in {kept}"
+        assert words in done.text, done.output
+        shutil.rmtree(kept)
+    cluster.assert_replicating(new)
+    assert_same_rows(cluster)
+
+
 def test_heal_stops_at_a_primary_that_commits_between_the_look_and_the_fence(cluster: Cluster) -> None:
     """Nobody has decided that this commit may be lost; the next run reports it."""
     old, new, _third = split(cluster)

@@ -239,17 +239,34 @@ def test_after_fence_leaves_one_primary_and_the_fenced_one_armed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "action"),
+    "topology",
     [
-        pytest.param({}, REFUSE, id="it still runs as primary"),
-        pytest.param({"state": states.CRASHED}, RECLONE, id="down on a newer timeline"),
-        pytest.param({"state": states.CRASHED, "system_identifier": OTHER_SYSTEM}, REFUSE, id="another cluster's"),
-        pytest.param({"state": states.CRASHED, "major": 14}, REFUSE, id="another version"),
+        pytest.param(change(SPLIT, "pg2", timeline=1, timeline_history=""), id="both on timeline 1"),
+        pytest.param(change(SPLIT, "pg2", timeline_history=""), id="history missing"),
     ],
 )
-def test_plan_given_up_copies_anew_what_may_be(changes: dict[str, Any], action: str) -> None:
+def test_plan_heal_where_nobody_can_tell_where_they_parted_knows_that_something_may_be_lost(topology: Topology) -> None:
+    plan = plan_heal(topology, sides(SOME, SOME), "pg1")
+    assert [(each.host, each.from_lsn) for each in plan.given_up] == [("pg2", "")]
+    way = dict(plan.ways)["pg2"]
+    assert (way.action, way.fork_lsn, way.own_wal) == (RECLONE, "", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "action", "own_wal"),
+    [
+        pytest.param({}, REFUSE, False, id="it still runs as primary"),
+        pytest.param({"state": states.CRASHED}, RECLONE, True, id="down on a newer timeline"),
+        pytest.param({"state": states.CRASHED, "system_identifier": OTHER_SYSTEM}, REFUSE, False, id="another cluster's"),
+        pytest.param({"state": states.CRASHED, "major": 14}, REFUSE, False, id="another version"),
+        pytest.param({"state": states.ABSENT, "system_identifier": "", "major": 0, "timeline": 0}, RECLONE, False, id="gone"),
+    ],
+)
+def test_plan_given_up_copies_anew_what_may_be(changes: dict[str, Any], action: str, own_wal: bool) -> None:
     topology = change(SPLIT, "pg2", **changes)
-    assert plan_given_up(the(topology, "pg2"), the(topology, "pg1"), FORK_OF_2).action == action
+    for lsn in (FORK_OF_2, ""):
+        plan = plan_given_up(the(topology, "pg2"), the(topology, "pg1"), lsn)
+        assert (plan.action, plan.fork_lsn, plan.own_wal) == (action, *((lsn, own_wal) if own_wal else ("", False)))
 
 
 def test_way_back_of_a_node_that_was_not_given_up_is_the_rejoins() -> None:

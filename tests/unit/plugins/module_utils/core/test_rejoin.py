@@ -151,9 +151,29 @@ OLD_PRIMARIES = [
 @pytest.mark.parametrize(("topology", "action", "fork"), OLD_PRIMARIES)
 def test_plan_of_an_old_primary_is_the_cheapest_safe_way(topology: Topology, action: str, fork: str) -> None:
     plan = plan_rejoin(topology, the(topology, "pg1"))
-    assert (plan.action, plan.fork_lsn, plan.blockers) == (action, fork, ())
+    assert (plan.action, plan.fork_lsn, plan.own_wal, plan.blockers) == (action, fork, bool(fork), ())
     assert plan.why
     assert plan == plan_stopped(the(topology, "pg1"), the(topology, "pg2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "action", "own_wal"),
+    [
+        pytest.param({}, RECLONE, True, id="a primary that was killed"),
+        pytest.param({"standby_signal": True, "fenced": True, "role": STANDBY}, RECLONE, True, id="and fenced"),
+        pytest.param({"rewind_unfinished": True}, RECLONE, False, id="a rewind broke off: the report was written before it"),
+        pytest.param({"standby_signal": True, "role": STANDBY, "upstream": Upstream("192.0.2.2")}, START, False, id="a copy that follows"),
+        pytest.param({"standby_signal": True, "role": STANDBY, "control_state": "in archive recovery", "min_recovery_lsn": "0/5300000"}, START, False,
+                     id="a standby"),
+        pytest.param({"standby_signal": True, "role": STANDBY, "control_state": "in archive recovery", "min_recovery_lsn": "0/1300000",
+                      "checkpoint_lsn": "0/1200000", "redo_lsn": "0/1100000", "wal_end_lsn": "0/1400000"}, RECLONE, False,
+                     id="a standby whose WAL is gone"),
+    ],
+)  # fmt: skip
+def test_plan_on_the_primarys_own_timeline_knows_what_may_be_lost_without_a_fork(changes: dict[str, Any], action: str, own_wal: bool) -> None:
+    topology = crashed(timeline=2, control_timeline=2, timeline_history=HISTORIES[2], **changes)
+    plan = plan_rejoin(topology, the(topology, "pg1"))
+    assert (plan.action, plan.fork_lsn, plan.own_wal) == (action, "", own_wal)
 
 
 # -- standbys that are down ---------------------------------------------------------------------------------------------------
