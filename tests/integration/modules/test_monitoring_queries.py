@@ -56,3 +56,44 @@ def test_timeline_of_a_standby_whose_upstream_is_gone_is_the_one_that_it_followe
     wait_for(lambda: pair.spare.sql("SELECT max(received_tli) FROM pg_stat_wal_receiver") is None, "the receiver's end")
     assert pair.spare.sql("SELECT timeline_id FROM pg_control_checkpoint()") == 1, "the control file knows; then this test shows nothing"
     assert timeline(pair.spare) == 2
+
+
+def test_synchronous_set_in_every_form_is_counted_as_the_server_takes_it(watched_pair: Pair) -> None:
+    primary = watched_pair.primary
+    name = str(primary.sql("SELECT application_name FROM pg_stat_replication"))
+
+    def counted() -> tuple[int, int]:
+        (row,) = ask(primary, "pg_ops_synchronous")
+        return int(row["expected"]), int(row["present"])
+
+    for setting, wanted in (
+        (f'FIRST 1 ("{name}")', (1, 1)),
+        (f'any 2 ("{name}", away)', (2, 1)),
+        (f'2(away,"{name}")', (2, 1)),
+        (f'"{name}", away', (1, 1)),
+        ("away", (1, 0)),
+        ("", (0, 0)),
+    ):
+        primary.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{setting}'")
+        primary.sql("SELECT pg_reload_conf()")
+        wait_for(lambda wanted=wanted: counted() == wanted, f"{wanted} for {setting!r}, last {counted()}")
+    assert ask(watched_pair.standby, "pg_ops_synchronous") == []
+
+
+def test_slot_that_lost_its_wal_is_lost_and_what_another_keeps_is_counted(watched_pair: Pair) -> None:
+    primary = watched_pair.primary
+    for statement in ("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "ALTER SYSTEM SET max_wal_size = '32MB'", "SELECT pg_reload_conf()"):
+        primary.sql(statement)
+    primary.sql("SELECT pg_create_physical_replication_slot('away', true)")
+
+    def slot(name: str) -> dict[str, Any]:
+        (row,) = [row for row in ask(primary, "pg_ops_slot") if row["slot_name"] == name]
+        return row
+
+    primary.sql("SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000))")
+    assert 100_000 < slot("away")["retained_bytes"] < 50_000_000 and slot("away")["lost"] == 0
+    for _each in range(4):
+        primary.sql("SELECT pg_logical_emit_message(false, 'x', 'y'); SELECT pg_switch_wal()")
+    primary.sql("CHECKPOINT")
+    wait_for(lambda: slot("away")["lost"] == 1, "the slot's loss")
+    assert slot("away")["wal_status"] == "lost" and slot("away")["active"] == 0

@@ -172,3 +172,22 @@ def test_heal_refusal_in_one_cluster_does_not_stop_the_other(cluster: Cluster, s
     assert "[pgsql3]" in looked and "ok: [pgsql2]" not in looked, looked
     shop.assert_replicating("pgsql1")
     bank.assert_replicating("pgsql4")
+
+
+def test_setup_that_is_refused_in_one_goes_on_in_the_others(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    wrong = {**INVENTORY, "pgsql2": {**INVENTORY["pgsql2"], "pg_priority": -1}}
+    with unchanged(shop):
+        done = cluster.run("initial_setup", "-e", "pg_max_slot_wal_keep_size=9GB", inventory=wrong)
+    assert done.returncode == 2
+    assert failed(done) == set(shop.names), done.output
+    assert "pgsql2: its pg_priority is not a number from 0 on" in done.text
+    for name in (*bank.names, *mill.names):
+        assert cluster.sql(name, "SHOW max_slot_wal_keep_size") == "9GB"
+    bank.assert_replicating("pgsql4")
+    assert_cascading(mill)
+
+
+def test_a_limit_to_all_hosts_of_one_works_on_that_one_alone(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    with unchanged(shop), unchanged(mill):
+        cluster.play("switchover", "--limit", ",".join(bank.names), inventory=INVENTORY)
+    bank.assert_replicating("pgsql3")
