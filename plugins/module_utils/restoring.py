@@ -168,13 +168,29 @@ def restore(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) -
     start(copy, terms)
 
 
+def as_it_runs(copy: Server) -> Server:
+    """Return the copy on the port that it runs on, which a repeated request need not name; unchanged when it does not run."""
+    return replace(copy, port=copy.running_port() or copy.port)
+
+
+def _require_copy(copy: Server, directory: str) -> None:
+    """Raise ServerError when the server that answers has another data directory: its rows would be taken for those of the copy."""
+    if os.path.realpath(directory) != os.path.realpath(copy.data_directory):
+        raise ServerError(
+            "another server than the copy answers on port {0}".format(copy.port), reason="another_server", observed=directory,
+            required=copy.data_directory, hint="Stop the copy with pg_ctl and repeat, with a free port in pg_restore_port.",
+        )
+
+
 def describe(copy: Server) -> dict[str, Any]:
-    """Return what the running copy says of itself."""
+    """Return what the running copy says of itself; raises ServerError when it is another server, or still in recovery."""
     with copy.wait_for_sql(timeout_seconds=30) as session:
         row = session.row(
-            "SELECT pg_is_in_recovery() AS in_recovery, pg_last_xact_replay_timestamp()::text AS last_transaction,"
+            "SELECT current_setting('data_directory') AS directory, pg_is_in_recovery() AS in_recovery,"
+            " pg_last_xact_replay_timestamp()::text AS last_transaction,"
             " array_to_string(array(SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1), ' ') AS databases"
         )
+    _require_copy(copy, str(row["directory"]))
     if row["in_recovery"]:
         raise ServerError("the copy is still in recovery", reason="in_recovery", observed="in recovery", required="promoted")
     tablespaces = copy.data_directory + ".tablespaces"

@@ -359,6 +359,12 @@ class Server:
             return 0
         return pid if self._is_postmaster(pid) else 0
 
+    def running_port(self) -> int:
+        """Return the port of the running postmaster, from the fourth line of its postmaster.pid; 0 when none runs or has come so far."""
+        lines = read_verbatim(self.data("postmaster.pid")).splitlines()
+        known = len(lines) > 3 and lines[3].strip().isdigit() and self.postmaster_pid()
+        return int(lines[3]) if known else 0
+
     def _is_postmaster(self, pid: int) -> bool:
         """Whether that process works in our data directory: a stale postmaster.pid may name a stranger."""
         try:

@@ -15,7 +15,8 @@ description:
     port. The live server is neither stopped nor touched.
   - The copy archives nothing, replicates nothing and waits for no standby. It is not under a service manager, and is gone after a reboot of the host
     until it is started again.
-  - The same request once more changes nothing, and starts the copy where it does not run. A directory that holds anything else is refused.
+  - The same request once more changes nothing, and starts the copy where it does not run. A copy that runs keeps its port, whichever is asked for.
+    A directory that holds anything else is refused.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
@@ -101,7 +102,7 @@ tablespaces_directory:
   returned: success and not check mode
   type: str
 port:
-  description: Its port.
+  description: Its port. Of a copy that runs already the one that it runs on, which need not be O(port).
   returned: success
   type: int
 target:
@@ -154,8 +155,10 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
         running = bool(copy.postmaster_pid())
         if not running and not module.check_mode:
             restoring.start(copy, terms)
+        copy = restoring.as_it_runs(copy)
         state = {} if module.check_mode else restoring.describe(copy)
-        return {**result, **state, "changed": not running, "diff": mapping_diff("copy", {"running": running}, {"running": True})}
+        diff = mapping_diff("copy", {"running": running}, {"running": True})
+        return {**result, **state, "port": copy.port, "changed": not running, "diff": diff}
     place, backups = restoring.observe_place(copy), restoring.backups_of(server, terms)
     blockers = restore_blockers(module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, label=terms.backup)
     if blockers:
