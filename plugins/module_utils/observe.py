@@ -113,7 +113,7 @@ def free_bytes(path: str) -> int:
     return shutil.disk_usage(path).free
 
 
-def _directory_bytes(path: Path) -> int:
+def directory_bytes(path: Path) -> int:
     total = 0
     for root, _directories, names in os.walk(str(path)):
         for name in names:
@@ -287,7 +287,7 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     found["archive_set_up"] = server.state("archive").exists()
     found["archive_ready_files"] = len(list(server.data("pg_wal", "archive_status").glob("*.ready")))
     if sizes:
-        found["data_bytes"] = _directory_bytes(server.data())
+        found["data_bytes"] = directory_bytes(server.data())
     if not server.postmaster_pid():
         found["port_taken_by"] = port_taken(server.port)
     return found

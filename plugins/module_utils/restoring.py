@@ -12,15 +12,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import restore as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import Backup, Place, Target
-from ansible_collections.pg_ops.replication.plugins.module_utils.observe import free_bytes, port_taken
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import directory_bytes, free_bytes, port_taken
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim, sync_directory
 
 NOTE = "pg_ops_restore.json"
+# Beside the directory, until it is complete: the request, and the inode that tells this directory from a later one of that name.
+BEGUN = "restore"
 LOG = "pg_ops_restore.log"
+STATE_SUFFIX = ".pg_ops"
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class RestoreTerms:
 
 
 def copy_of(server: Server, terms: RestoreTerms) -> Server:
-    """Return the copy as a server of its own: no service manager, its configuration and log in its directory, no notes of ours."""
+    """Return the copy as a server of its own: no service manager, its configuration and log in its directory, its notes beside it."""
     return replace(
-        server, data_directory=terms.directory, config_directory=terms.directory, state_directory=os.path.join(terms.directory, "pg_ops"),
+        server, data_directory=terms.directory, config_directory=terms.directory, state_directory=terms.directory + STATE_SUFFIX,
         log_file=os.path.join(terms.directory, LOG), service_manager="pg_ctl", service_name="", port=terms.port,
     )
 
@@ -69,11 +72,12 @@ def read_request(copy: Server) -> dict[str, Any]:
 
 
 def require_apart(server: Server, directory: str) -> None:
-    """Raise ServerError unless the directory is beside the live server's: neither it, nor in it, nor around it."""
-    live, wanted = os.path.realpath(server.data_directory), os.path.realpath(directory)
-    if not os.path.isabs(directory) or "\n" in directory or os.path.commonpath([live, wanted]) in (live, wanted):
+    """Raise ServerError unless the copy and its notes are beside the live server's: neither the same, nor in its data, nor around them."""
+    live, wanted, notes = (os.path.realpath(path) for path in (server.data_directory, directory, directory + STATE_SUFFIX))
+    around = any(os.path.commonpath([live, path]) in (live, path) for path in (wanted, notes))
+    if not os.path.isabs(directory) or "\n" in directory or around or notes == os.path.realpath(server.state_directory):
         raise ServerError(
-            "the copy must not be in the live server's data directory, nor around it", reason="bad_directory", observed=directory,
+            "the copy and its notes must not be in the live server's data directory, nor around it", reason="bad_directory", observed=directory,
             required="an absolute path beside {0}".format(server.data_directory), hint="Correct pg_restore_directory.",
         )
 
@@ -94,10 +98,30 @@ def await_archived(server: Server, terms: RestoreTerms) -> None:
         time.sleep(0.5)
 
 
+def _places(copy: Server) -> tuple[str, str]:
+    """Return what a restore fills, the directory last: by its inode the remains are known as ours until all are removed."""
+    return copy.data_directory + ".tablespaces", copy.data_directory
+
+
+def _begun_for(copy: Server) -> dict[str, Any]:
+    """Return the request of a restore that began in the directory and did not end; empty unless it is the very directory that was made for it."""
+    note = copy.read_note(BEGUN)
+    try:
+        inode = os.lstat(copy.data_directory).st_ino
+    except FileNotFoundError:
+        return {}
+    if note.get("inode") != inode or read_request(copy) or copy.postmaster_pid():
+        return {}
+    return dict(note.get("request", {}))
+
+
 def observe_place(copy: Server) -> Place:
-    """Return what there is where the copy is to be."""
-    there = [path for path in (copy.data_directory, copy.data_directory + ".tablespaces") if os.path.lexists(path)]
-    return Place(there[0] if there else copy.data_directory, bool(there), copy.port, port_taken(copy.port), free_bytes(os.path.dirname(copy.data_directory)))
+    """Return what there is where the copy is to be. What an unfinished restore takes of the disk counts as free: it is removed before the next."""
+    there = [path for path in reversed(_places(copy)) if os.path.lexists(path)]
+    begun_for, free = _begun_for(copy), free_bytes(os.path.dirname(copy.data_directory))
+    if begun_for:
+        free += sum(directory_bytes(Path(path)) for path in there)
+    return Place(there[0] if there else copy.data_directory, bool(there), copy.port, port_taken(copy.port), free, begun_for)
 
 
 def backups_of(server: Server, terms: RestoreTerms) -> tuple[Backup, ...]:
@@ -106,21 +130,51 @@ def backups_of(server: Server, terms: RestoreTerms) -> tuple[Backup, ...]:
     return decisions.parse_backups(_info(server, terms), terms.stanza, identifier)
 
 
-def _fetch(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) -> None:
+def _end_leftover(copy: Server) -> None:
+    copy.end_leftover("pgbackrest", "--pg1-path=" + copy.data_directory)
+
+
+def _remove(copy: Server) -> None:
+    """Remove what a restore has begun, and then its note. Ours, and nothing in it was ever a server's."""
+    _end_leftover(copy)
+    for path in _places(copy):
+        shutil.rmtree(path, ignore_errors=True)
+    if not os.path.lexists(copy.data_directory):
+        copy.remove_note(BEGUN)
+
+
+def _begin(copy: Server, terms: RestoreTerms) -> None:
+    """Make the directory, with a note beside it by which a later run knows it as ours; raises ServerError when something is there.
+
+    It gets its name last: a run that is killed in between leaves nothing there that has no note.
+    """
+    _end_leftover(copy)  # its run was killed, and its directory may be removed already; it would fill the one that is made now
+    if _begun_for(copy) == terms.request:
+        _remove(copy)
+    fresh = copy.state("new")
+    fresh.mkdir(mode=0o700, exist_ok=True)
+    copy.own(fresh)
+    copy.write_note(BEGUN, {"request": terms.request, "inode": fresh.stat().st_ino})
+    if os.path.lexists(copy.data_directory):
+        raise ServerError(
+            "the directory for the copy is in the way", reason="directory_exists", observed=copy.data_directory, required="no such directory",
+            hint="Find out what is in it, then remove it, or name another in pg_restore_directory.",
+        )
+    fresh.rename(copy.data_directory)
+    sync_directory(copy.data().parent)
+
+
+def _fetch(server: Server, copy: Server, terms: RestoreTerms, label: str) -> None:
     """Have pgBackRest fill the directory. Only an empty one that was made here is ever given to it."""
-    Path(terms.directory).mkdir(mode=0o700)
-    server.own(Path(terms.directory))
     argv = terms.command(
-        "--pg1-path=" + terms.directory, "--set=" + backup.label, "--type=" + terms.target.kind, "--target=" + terms.target.value,
+        "--pg1-path=" + terms.directory, "--set=" + label, "--type=" + terms.target.kind, "--target=" + terms.target.value,
         "--target-action=promote", "--archive-mode=off", "--log-level-console=error",
         "--tablespace-map-all={0}.tablespaces".format(terms.directory), "restore",
     )
     try:
         server.run(argv, timeout_seconds=terms.timeout_seconds)
     except ServerError:
-        # Ours, and nothing in it was ever a server's.
-        for path in (terms.directory, terms.directory + ".tablespaces"):
-            shutil.rmtree(path, ignore_errors=True)
+        _remove(copy)
         raise
 
 
@@ -146,35 +200,81 @@ def _configure(copy: Server, terms: RestoreTerms) -> None:
     copy.write(copy.data(NOTE), json.dumps(terms.request, sort_keys=True) + "\n")
 
 
-def start(copy: Server, terms: RestoreTerms) -> None:
-    """Start the copy and wait until recovery has reached the target; raises ServerError with what its log says."""
-    try:
-        copy.start(timeout_seconds=terms.timeout_seconds)
-    except ServerError as error:
-        log = read_verbatim(Path(copy.log_file))
-        if "recovery ended before configured recovery target was reached" in log:
-            raise ServerError(
-                "the WAL in the archive ends before the target", reason="target_not_reached", observed=terms.target.value,
-                required="a target up to which the archive has WAL",
-                hint="Take an earlier target, or mend the archive; then remove {0} and repeat.".format(copy.data_directory),
-            ) from error
-        raise
+def bring_up(copy: Server, terms: RestoreTerms) -> None:
+    """Start the copy unless it runs, and wait until recovery has reached the target; raises ServerError with what its log says.
+
+    A copy that runs may still recover: its postmaster outlives the run that started it. And pg_ctl does not wait for recovery's end where
+    hot_standby is off.
+    """
+    copy.remove_note(BEGUN)  # of a run that was killed when the copy was complete
+    deadline = time.monotonic() + terms.timeout_seconds
+    if not copy.postmaster_pid():
+        try:
+            copy.start(timeout_seconds=terms.timeout_seconds)
+        except ServerError as error:
+            if not copy.postmaster_pid():  # one that a killed run has just started may be there by now
+                raise _not_up(copy, terms) or error from error
+    while copy.running_status() != "ready":
+        if not copy.postmaster_pid() or time.monotonic() > deadline:
+            raise _not_up(copy, terms) or ServerError(
+                "the copy has ended. Its log ends: {0}".format(copy.log_end()), reason="start_failed", observed="not up", required="up",
+                hint="Look at {0}.".format(copy.log_file),
+            )
+        time.sleep(0.05)
 
 
-def restore(server: Server, copy: Server, terms: RestoreTerms, backup: Backup) -> None:
-    """Fetch the backup, make it a server of its own and recover it to the target."""
-    _fetch(server, copy, terms, backup)
+def _not_up(copy: Server, terms: RestoreTerms) -> Optional[ServerError]:
+    """Return why recovery has not reached the target, as far as the copy shows it; None where it failed otherwise."""
+    if copy.postmaster_pid():
+        return ServerError(
+            "the copy is still in recovery", reason="in_recovery", observed="not up after {0} s".format(terms.timeout_seconds),
+            required="recovered to {0}".format(terms.target.value),
+            hint="It goes on by itself; repeat to wait for it again. What it does is in {0}.".format(copy.log_file),
+        )
+    last_start = read_verbatim(Path(copy.log_file)).rpartition("starting PostgreSQL")[2]
+    if "recovery ended before configured recovery target was reached" not in last_start:
+        return None
+    return ServerError(
+        "the WAL in the archive ends before the target", reason="target_not_reached", observed=terms.target.value,
+        required="a target up to which the archive has WAL",
+        hint="Take an earlier target, or mend the archive; then remove {0} and repeat.".format(copy.data_directory),
+    )
+
+
+def restore(server: Server, copy: Server, terms: RestoreTerms, label: str) -> None:
+    """Fetch the backup of that label, make it a server of its own and recover it to the target.
+
+    What a run that was killed has left of the same request is removed first. Only for a run that has the copy alone.
+    """
+    _begin(copy, terms)
+    _fetch(server, copy, terms, label)
     _configure(copy, terms)
-    start(copy, terms)
+    bring_up(copy, terms)
+
+
+def as_it_runs(copy: Server) -> Server:
+    """Return the copy on the port that it runs on, which a repeated request need not name; unchanged when it does not run."""
+    return replace(copy, port=copy.running_port() or copy.port)
+
+
+def _require_copy(copy: Server, directory: str) -> None:
+    """Raise ServerError when the server that answers has another data directory: its rows would be taken for those of the copy."""
+    if os.path.realpath(directory) != os.path.realpath(copy.data_directory):
+        raise ServerError(
+            "another server than the copy answers on port {0}".format(copy.port), reason="another_server", observed=directory,
+            required=copy.data_directory, hint="Stop the copy with pg_ctl and repeat, with a free port in pg_restore_port.",
+        )
 
 
 def describe(copy: Server) -> dict[str, Any]:
-    """Return what the running copy says of itself."""
+    """Return what the running copy says of itself; raises ServerError when it is another server, or still in recovery."""
     with copy.wait_for_sql(timeout_seconds=30) as session:
         row = session.row(
-            "SELECT pg_is_in_recovery() AS in_recovery, pg_last_xact_replay_timestamp()::text AS last_transaction,"
+            "SELECT current_setting('data_directory') AS directory, pg_is_in_recovery() AS in_recovery,"
+            " pg_last_xact_replay_timestamp()::text AS last_transaction,"
             " array_to_string(array(SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1), ' ') AS databases"
         )
+    _require_copy(copy, str(row["directory"]))
     if row["in_recovery"]:
         raise ServerError("the copy is still in recovery", reason="in_recovery", observed="in recovery", required="promoted")
     tablespaces = copy.data_directory + ".tablespaces"

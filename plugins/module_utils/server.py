@@ -364,6 +364,25 @@ class Server:
             return 0
         return pid if self._is_postmaster(pid) else 0
 
+    def _told_by_postmaster(self, line: int) -> str:
+        """Return a line of the running postmaster's postmaster.pid, counted from 1; empty when none runs or it has not come so far."""
+        if not self.postmaster_pid():
+            return ""
+        lines = read_verbatim(self.data("postmaster.pid")).splitlines()
+        return lines[line - 1].strip() if len(lines) >= line else ""
+
+    def running_port(self) -> int:
+        """Return the port of the running postmaster; 0 when none runs or it has not written it yet."""
+        port = self._told_by_postmaster(4)
+        return int(port) if port.isdigit() else 0
+
+    def running_status(self) -> str:
+        """Return what the running postmaster says of itself, which is what pg_ctl waits for: starting, standby, ready or stopping; empty when none runs.
+
+        With hot_standby=off it says standby as soon as recovery has begun, though it accepts no connections, and ready when recovery has ended.
+        """
+        return self._told_by_postmaster(8)
+
     def _is_postmaster(self, pid: int) -> bool:
         """Whether that process works in our data directory: a stale postmaster.pid may name a stranger."""
         try:
@@ -488,11 +507,8 @@ class Server:
             time.sleep(0.05)
 
     def _is_up(self) -> bool:
-        """Whether the postmaster says that it accepts connections; pg_ctl reads the same line of postmaster.pid (the eighth)."""
-        if not self.postmaster_pid():
-            return False
-        lines = read_verbatim(self.data("postmaster.pid")).splitlines()
-        return len(lines) > 7 and lines[7].strip() in ("ready", "standby")
+        """Whether the postmaster says that it accepts connections."""
+        return self.running_status() in ("ready", "standby")
 
     def _unit_gave_up(self) -> bool:
         """Whether the unit neither runs nor has a job under way that may still start it."""

@@ -15,7 +15,10 @@ description:
     port. The live server is neither stopped nor touched.
   - The copy archives nothing, replicates nothing and waits for no standby. It is not under a service manager, and is gone after a reboot of the host
     until it is started again.
-  - The same request once more changes nothing, and starts the copy where it does not run. A directory that holds anything else is refused.
+  - The same request once more changes nothing, and starts the copy where it does not run. A copy that runs keeps its port, whichever is asked for.
+    A directory that holds anything else is refused.
+  - A run that was killed, or has lost its controller, is made up for by the same request. One that still works is waited for, also while the copy
+    recovers. What a killed one has left of the directory is removed and made again.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server
@@ -76,7 +79,7 @@ options:
     type: str
     default: this host
   timeout_seconds:
-    description: How long the copy, and then recovery, may take, in seconds.
+    description: How long another run of the same request, the copy, and then recovery may take, in seconds each.
     type: float
     default: 86400
 """
@@ -96,12 +99,16 @@ directory:
   description: Where the copy is.
   returned: success
   type: str
+state_directory:
+  description: Where notes of the copy are, beside it.
+  returned: success
+  type: str
 tablespaces_directory:
   description: Where the copies of tablespaces are; empty when there are none.
   returned: success and not check mode
   type: str
 port:
-  description: Its port.
+  description: Its port. Of a copy that runs already the one that it runs on, which need not be O(port).
   returned: success
   type: int
 target:
@@ -136,12 +143,34 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 
 def terms_of(params: dict[str, Any], server: Server) -> restoring.RestoreTerms:
     """Return the terms that the module's options name."""
+    target = parse_target(time=params["target_time"], lsn=params["target_lsn"], name=params["target_name"])
+    directory = params["directory"] or server.data_directory.rstrip("/") + ".restored"
     return restoring.RestoreTerms(
-        parse_target(time=params["target_time"], lsn=params["target_lsn"], name=params["target_name"]),
-        params["directory"] or server.data_directory + ".restored", params["port"], params["stanza"], params["config"], backup=params["backup"],
+        target, directory.rstrip("/"), params["port"], params["stanza"], params["config"], backup=params["backup"],
         timeline=params["target_timeline"], listen_addresses=params["listen_addresses"], settings=params["settings"],
         awaited_segment=params["awaited_segment"], timeout_seconds=params["timeout_seconds"],
     )
+
+
+def plan(module: AnsibleModule, server: Server, copy: Server, terms: restoring.RestoreTerms) -> dict[str, Any]:
+    """Return what the module returns in check mode: a refusal, or what is to be done; `backup` is empty where the copy is complete."""
+    result: dict[str, Any] = {"directory": terms.directory, "state_directory": copy.state_directory, "target": terms.target.value}
+    if restoring.read_request(copy) == terms.request:
+        running = bool(copy.postmaster_pid())
+        diff = mapping_diff("copy", {"running": running}, {"running": True})
+        return {**result, "port": restoring.as_it_runs(copy).port, "backup": "", "changed": not running, "diff": diff}
+    place, backups = restoring.observe_place(copy), restoring.backups_of(server, terms)
+    backup = choose_backup(terms.target, backups, terms.backup)
+    blockers = restore_blockers(
+        module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, request=terms.request, label=terms.backup
+    )
+    if blockers or backup is None:
+        return {
+            "failed": True, "msg": refusal("restore of {0} to {1}".format(terms.stanza, terms.target.value), blockers),
+            "reason": blockers[0].reason, "blockers": [blocker.as_result() for blocker in blockers],
+        }
+    diff = mapping_diff("copy", {"data": "unfinished" if place.begun_for else "none"}, {"data": terms.target.value, "from": backup.label})
+    return {**result, "port": copy.port, "backup": backup.label, "changed": True, "diff": diff}
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
@@ -149,28 +178,20 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     terms = terms_of(module.params, server)
     restoring.require_apart(server, terms.directory)
     copy = restoring.copy_of(server, terms)
-    result: dict[str, Any] = {"directory": terms.directory, "port": terms.port, "target": terms.target.value, "backup": ""}
-    if restoring.read_request(copy) == terms.request:
-        running = bool(copy.postmaster_pid())
-        if not running and not module.check_mode:
-            restoring.start(copy, terms)
-        state = {} if module.check_mode else restoring.describe(copy)
-        return {**result, **state, "changed": not running, "diff": mapping_diff("copy", {"running": running}, {"running": True})}
-    place, backups = restoring.observe_place(copy), restoring.backups_of(server, terms)
-    blockers = restore_blockers(module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, label=terms.backup)
-    if blockers:
-        return {
-            "failed": True, "msg": refusal("restore of {0} to {1}".format(terms.stanza, terms.target.value), blockers),
-            "reason": blockers[0].reason, "blockers": [blocker.as_result() for blocker in blockers],
-        }
-    backup = choose_backup(terms.target, backups, terms.backup)
-    label = backup.label if backup else ""
-    result.update(changed=True, backup=label, diff=mapping_diff("copy", {"data": "none"}, {"data": terms.target.value, "from": label}))
-    if not module.check_mode and backup is not None:
-        restoring.await_archived(server, terms)
-        restoring.restore(server, copy, terms, backup)
-        result.update(restoring.describe(copy))
-    return result
+    result = plan(module, server, copy, terms)
+    if module.check_mode or result.get("failed"):
+        return result
+    with copy.alone(timeout_seconds=terms.timeout_seconds):
+        result = plan(module, server, copy, terms)  # another run may have been at it until now
+        if result.get("failed"):
+            return result
+        if result["backup"]:
+            restoring.await_archived(server, terms)
+            restoring.restore(server, copy, terms, result["backup"])
+        else:
+            restoring.bring_up(copy, terms)
+        copy = restoring.as_it_runs(copy)
+        return {**result, **restoring.describe(copy), "port": copy.port}
 
 
 def main() -> None:

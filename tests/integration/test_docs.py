@@ -39,7 +39,7 @@ FOREIGN = {
     "pg_wal_replay_resume", "pg_wal", "pg_monitor", "pg_backup", "pg_create_restore_point", "pg_dump", "pg_stat_archiver",
 }  # fmt: skip
 # Files that lie on hosts or come into being.
-MADE = {"pending.json", "fenced.json", "rewind.json", "clone.json", "vault.yml", "vars.yml", "argument_specs.yml", "hosts.yml"}
+MADE = {"pending.json", "fenced.json", "rewind.json", "clone.json", "restore.json", "vault.yml", "vars.yml", "argument_specs.yml", "hosts.yml"}
 
 
 def text_of(document: str) -> str:

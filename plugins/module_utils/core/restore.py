@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional
 
@@ -61,13 +61,14 @@ class Backup:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the copy is to be, as it was found."""
+    """Where the copy is to be, as it was found; `begun_for` is the request of a restore that began there and has not ended, empty when there is none."""
 
     directory: str
     exists: bool = False
     port: int = 5433
     port_taken_by: str = ""
     disk_free_bytes: int = 0
+    begun_for: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_target(*, time: str = "", lsn: str = "", name: str = "") -> Target:
@@ -168,10 +169,32 @@ def _covers(backup: Backup, target: Target) -> bool:
     return True
 
 
+def format_request(request: Mapping[str, Any]) -> str:
+    """Return what a restore was asked for, for people."""
+    return "{0} '{1}', timeline {2}, backup {3}".format(
+        request.get("target"), request.get("value"), request.get("timeline"), request.get("backup") or "chosen by the target"
+    )
+
+
+def _directory_blockers(host: str, place: Place, request: Mapping[str, Any]) -> list[Blocker]:
+    if place.begun_for and place.begun_for != request:
+        return [
+            Blocker("unfinished_restore", host, "another restore into this directory has begun and not ended",
+                    "{0}: {1}".format(place.directory, format_request(place.begun_for)), "none, or the same request",
+                    "Let it end, or repeat it. To give it up, end its pgbackrest and remove the directory; or name another in pg_restore_directory.")
+        ]
+    if place.exists and not place.begun_for:
+        return [
+            Blocker("directory_exists", host, "the directory for the copy exists already", place.directory, "no such directory",
+                    "Remove it when it is not needed any more, or name another in pg_restore_directory.")
+        ]
+    return []
+
+
 def restore_blockers(
-    host: str, target: Target, backups: Sequence[Backup], place: Place, *, now: float, live_port: int, label: str = ""
+    host: str, target: Target, backups: Sequence[Backup], place: Place, *, now: float, live_port: int, request: Mapping[str, Any], label: str = ""
 ) -> tuple[Blocker, ...]:
-    """Return what speaks against a restore into that place."""
+    """Return what speaks against a restore into that place. What the same `request` has begun there is begun anew, and is no blocker."""
     found: list[Blocker] = []
     if target.kind == TIME and target.epoch > now:
         found.append(
@@ -188,11 +211,7 @@ def restore_blockers(
             required += " and is " + label
         hint = "Take a later target." if backups else "Nothing can be restored before the first backup; begin one on the host of the repository."
         found.append(Blocker("no_backup_covers", host, "no backup covers the target", seen, required, hint))
-    if place.exists:
-        found.append(
-            Blocker("directory_exists", host, "the directory for the copy exists already", place.directory, "no such directory",
-                    "Remove it when it is not needed any more, or name another in pg_restore_directory.")
-        )
+    found.extend(_directory_blockers(host, place, request))
     if place.port == live_port or place.port_taken_by:
         seen = "port {0}: {1}".format(place.port, "the live server's" if place.port == live_port else place.port_taken_by)
         found.append(Blocker("port_taken", host, "the port for the copy is taken", seen, "a free port", "Name another in pg_restore_port."))

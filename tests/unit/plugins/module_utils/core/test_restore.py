@@ -28,6 +28,7 @@ NOON = 1769860800  # 2026-01-31 12:00:00 UTC
 FULL = Backup("20260131-110000F", "full", NOON - 3600, NOON - 3500, "0/2000028", "0/2000100", 22_000_000)
 INCR = Backup("20260131-110000F_20260131-114000I", "incr", NOON - 1200, NOON - 1190, "0/4000028", "0/4000100", 23_000_000)
 BOTH = (FULL, INCR)
+REQUEST = {"target": "recovery_target_name", "value": "x", "backup": "", "timeline": "latest", "stanza": "main"}
 PLACE = Place("/var/lib/postgresql/15/main.restored", disk_free_bytes=10**9)
 
 
@@ -105,20 +106,31 @@ def test_choose_backup(target: Target, label: str, expected: Optional[Backup]) -
         pytest.param(at(-60), BOTH, {"port_taken_by": "a listener"}, ["port_taken"], id="somebodys-port"),
         pytest.param(at(-60), BOTH, {"disk_free_bytes": 27_000_000}, ["disk_too_small"], id="disk"),
         pytest.param(at(-60), BOTH, {"disk_free_bytes": 27_600_000}, [], id="just-enough-disk"),
+        pytest.param(at(-60), BOTH, {"exists": True, "begun_for": REQUEST}, [], id="begun-by-the-same"),
+        pytest.param(at(-60), BOTH, {"exists": True, "begun_for": {**REQUEST, "value": "y"}}, ["unfinished_restore"], id="begun-by-another"),
+        pytest.param(at(-60), BOTH, {"exists": True, "begun_for": {**REQUEST, "backup": FULL.label}}, ["unfinished_restore"], id="of-another-backup"),
+        pytest.param(at(-60), BOTH, {"exists": True, "begun_for": REQUEST, "port": 5432}, ["port_taken"], id="begun-and-another-reason"),
         pytest.param(at(-7200), BOTH, {"exists": True, "port": 5432}, ["no_backup_covers", "directory_exists", "port_taken"], id="all-at-once"),
     ],
 )
 def test_restore_blockers(target: Target, backups: tuple[Backup, ...], place: dict[str, Any], reasons: list[str]) -> None:
     where = Place(**{**PLACE.__dict__, **place})
-    found = restore_blockers("pg2", target, backups, where, now=NOON, live_port=5432)
+    found = restore_blockers("pg2", target, backups, where, now=NOON, live_port=5432, request=REQUEST)
     assert [blocker.reason for blocker in found] == reasons
     assert all(blocker.host == "pg2" and blocker.observed and blocker.required and blocker.hint for blocker in found)
 
 
 def test_refusal_for_want_of_a_backup_names_the_oldest() -> None:
-    [blocker] = restore_blockers("pg2", at(-7200), BOTH, PLACE, now=NOON, live_port=5432)
+    [blocker] = restore_blockers("pg2", at(-7200), BOTH, PLACE, now=NOON, live_port=5432, request=REQUEST)
     assert "the oldest, 20260131-110000F, ended at 2026-01-31 11:01:40+00" in blocker.message
     assert "a backup that ended before 2026-01-31 10:00:00.000000+00" in blocker.message
+
+
+def test_refusal_for_an_unfinished_restore_names_what_it_is_of() -> None:
+    place = Place(**{**PLACE.__dict__, "exists": True, "begun_for": {**REQUEST, "backup": FULL.label}})
+    [blocker] = restore_blockers("pg2", at(-60), BOTH, place, now=NOON, live_port=5432, request=REQUEST)
+    assert blocker.observed == f"{PLACE.directory}: recovery_target_name 'x', timeline latest, backup {FULL.label}"
+    assert "remove" in blocker.hint
 
 
 # What `pgbackrest --output=json info` of 2.45 prints, shortened.
