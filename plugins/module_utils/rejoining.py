@@ -353,7 +353,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
 def rejoin(
     server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
 ) -> dict[str, Any]:
-    """Carry the plan out and prove it: the server streams and has replayed the mark. Raises ServerError or SqlError."""
+    """Carry the plan out and prove it as wait_until_replayed() does. Raises ServerError or SqlError."""
     started = time.monotonic()
     result: dict[str, Any] = {"action": chosen.action}
     if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step

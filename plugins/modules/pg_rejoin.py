@@ -16,7 +16,8 @@ description:
   - Before it is copied because the primary has recycled the WAL that it needs, its own C(restore_command) is asked for that WAL. Where segments
     from there to the oldest that the primary has are delivered, all of them or eight of many, it is started and fetches them. Check mode asks too.
   - Before anything is thrown away, a report lists the transactions that exist only here, and their WAL is copied beside it.
-  - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start.
+  - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start. Of one whose replay is held up by
+    C(recovery_min_apply_delay) it proves that it is up and in recovery, for it streams only once it has replayed the WAL that it has.
   - Refuses data of another cluster, another major version, and a server that is on a newer timeline than the primary.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
