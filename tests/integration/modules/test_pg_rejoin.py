@@ -858,7 +858,13 @@ def test_rejoin_primary_without_the_checkpoint_of_its_promotion_is_refused(pair:
     answer.refusal("no_checkpoint")
     assert "CHECKPOINT" in answer["hint"]
     assert digest(pair.primary.home) == before
+    checked = rejoin(pair.primary, pair.standby, check_mode=True)
+    assert checked.changed and checked["action"] == "rewind" and checked["checkpoint_first"], checked.text
+    assert digest(pair.primary.home) == before
     os.kill(checkpointer, signal.SIGCONT)
+    pair.standby.sql("CHECKPOINT")
+    again = rejoin(pair.primary, pair.standby, check_mode=True)
+    assert again["action"] == "rewind" and not again["checkpoint_first"]
 
 
 def test_rejoin_running_primary_is_refused(pair: Pair) -> None:
