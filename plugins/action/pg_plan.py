@@ -26,10 +26,17 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal impor
     plan_heal,
     way_back,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import after_change, placement, slots_at_primary, without
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import (
+    after_change,
+    after_rejoin,
+    placement,
+    returning,
+    slots_at_primary,
+    without,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, RECLONE, REFUSE, REWIND, START
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import NOTHING, REFUSE, RejoinPlan
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rotation import plan_rotation
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import KEEP, inventory_blockers, plan_setup
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import (
@@ -92,6 +99,10 @@ def _decided(topology: Topology, after: Topology, host: str, action: str, source
     }
 
 
+def _actions(ways: dict[str, RejoinPlan]) -> dict[str, str]:
+    return {host: plan.action for host, plan in ways.items()}
+
+
 class ActionModule(ActionBase):
     """Decides on the controller; no module runs on the host."""
 
@@ -114,6 +125,7 @@ class ActionModule(ActionBase):
                 "format": {"type": "str", "default": "table", "choices": ["json", "table"]},
                 "divergence": {"type": "str", "default": "__pg_divergence"},
                 "given_up": {"type": "dict", "default": {}},
+                "brought_back": {"type": "bool", "default": False},
             }
         )
         self._host = str(task_vars["inventory_hostname"])
@@ -131,6 +143,7 @@ class ActionModule(ActionBase):
             "switchover": self._switchover,
             "failover": self._failover,
             "rejoin": self._rejoin,
+            "place": self._places,
             "forks": self._forks,
             "heal": self._heal,
             "prove": self._prove,
@@ -235,37 +248,41 @@ class ActionModule(ActionBase):
         fence = {"fence": self._host in plan.fence, "fence_hosts": list(plan.fence), "switch_off_hosts": list(plan.switch_off), "look_again": plan.look_again}
         return {**decided, **fence, "lost_bytes": plan.lost_bytes, "notes": list(plan.notes)}
 
-    def _rejoin(self) -> Result:
+    def _ways_back(self) -> tuple[Topology, Node, dict[str, RejoinPlan]]:
+        """Return the cluster, its primary, and how every node comes back to it; refuses without one primary, and where this host's way is refused."""
         topology = self._topology()
         primary = topology.primary
-        here = topology.node(self._host)
-        if primary is None or here is None:
+        if primary is None or topology.node(self._host) is None:
             self._refuse(topology.cluster, "bringing back nodes of cluster {0}".format(topology.cluster), problems(topology)[:2])
             raise AssertionError  # _refuse does not return
-        given_up = {str(host): str(lsn) for host, lsn in self._options["given_up"].items()}
-        plan = way_back(topology, self._host, given_up)
-        if plan.action == REFUSE:
-            self._refuse_alone(plan.blockers)
+        ways = {node.host: way_back(topology, node.host, self._given_up()) for node in topology.nodes}
+        if ways[self._host].action == REFUSE:
+            self._refuse_alone(ways[self._host].blockers)
+        return topology, primary, ways
+
+    def _given_up(self) -> dict[str, str]:
+        return {str(host): str(lsn) for host, lsn in self._options["given_up"].items()}
+
+    def _rejoin(self) -> Result:
+        topology, primary, ways = self._ways_back()
+        plan = ways[self._host]
         if plan.action != NOTHING:
             display.display("{0}: {1}".format(self._host, plan.said))
-        arriving = [
-            node.host
-            for node in topology.others(primary.host)
-            if way_back(topology, node.host, given_up).action in (START, REWIND, RECLONE)
-        ]
-        # All that come back in this run, the same for every host: a cascaded standby goes back to its upstream in the run that
-        # brings the upstream back, and must not leave a parent that waits for it.
-        after = topology
-        for host in arriving:
-            after = after_change(after, host, primary.host, source_returns=True)
-        decided = _decided(topology, after, self._host, plan.action, "", primary.host)
+        actions = _actions(ways)
+        decided = _decided(topology, after_rejoin(topology, actions, list(actions)), self._host, plan.action, "", primary.host)
         stale = primary.host == self._host and primary.control_timeline < primary.timeline
-        slots = list(slots_at_primary(topology, primary, arriving))
-        fenced = here.fenced and here.host != primary.host
+        slots = list(slots_at_primary(topology, primary, returning(actions)))
+        fenced = any(node.host == self._host and node.fenced for node in topology.others(primary.host))
+        given_up = self._given_up()
         return {
             **decided, "why": plan.why, "checkpoint": stale, "oldest_wal_lsn": primary.oldest_wal_lsn, "slots": slots, "fenced": fenced,
             "give_up": self._host in given_up, "give_up_from_lsn": given_up.get(self._host, ""),
         }
+
+    def _places(self) -> Result:
+        topology, primary, ways = self._ways_back()
+        after = after_rejoin(topology, _actions(ways), self._vars["ansible_play_hosts"]) if self._options["brought_back"] else topology
+        return _decided(topology, after, self._host, ways[self._host].action, "", primary.host)
 
     def _refuse_alone(self, blockers: Sequence[Blocker]) -> None:
         data = {"blockers": [blocker.as_result() for blocker in blockers], "reason": blockers[0].reason if blockers else "refused"}

@@ -161,6 +161,7 @@ def observe_files(server: Server) -> dict[str, Any]:
         "timeline_history": history.read_text(encoding="utf-8") if history.is_file() else "",
         "standby_signal": signal_file,
         "has_restore_command": bool(server.configured("restore_command")),
+        "replay_delay_ms": int(server.configured("recovery_min_apply_delay") or 0),
         "data_checksums": control.data_checksums,
         "wal_log_hints": control.wal_log_hints,
         "upstream": _upstream(settings),

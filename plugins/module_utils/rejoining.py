@@ -73,8 +73,7 @@ class RejoinTerms:
 def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[Node, str]:
     """Return the present primary as a node, and a mark: an LSN that a standby must replay to prove that it follows.
 
-    Raises ServerError when the peer is no primary, or has not yet written the checkpoint of its promotion: before that its
-    control file names the old timeline, pg_rewind sees 'no rewind required', and the rewound server would fork.
+    Raises ServerError when the peer is no primary.
     """
     with connect_replication(server, peer) as replication:
         found = identify(replication)
@@ -87,18 +86,26 @@ def observe_primary(server: Server, peer: Peer, oldest_wal_lsn: str) -> tuple[No
         if row["in_recovery"]:
             raise ServerError("{0} is not primary".format(peer.name), reason="no_primary", observed="standby", required="primary")
         mark = str(session.value("SELECT pg_current_wal_lsn()::text"))
-    if int(row["control_timeline"]) != int(found["timeline"]):
-        raise ServerError(
-            "{0} has not written the checkpoint of its promotion".format(peer.name), reason="no_checkpoint",
-            observed="control file on timeline {0}".format(row["control_timeline"]), required="timeline {0}".format(found["timeline"]),
-            hint="Run CHECKPOINT on {0}, then repeat.".format(peer.name),
-        )
     node = Node(
         Member(peer.name, address=peer.address, port=peer.port), state=RUNNING, role=PRIMARY, major=int(row["version"]) // 10000,
         system_identifier=str(found["systemid"]), timeline=int(found["timeline"]), control_timeline=int(row["control_timeline"]),
         current_lsn=mark, timeline_history=history, oldest_wal_lsn=oldest_wal_lsn,
     )
     return node, mark
+
+
+def without_checkpoint(primary: Node) -> Optional[ServerError]:
+    """Return, as an error, that the primary has not yet written the checkpoint of its promotion; None when it has.
+
+    Before that its control file names the old timeline, pg_rewind sees 'no rewind required', and the rewound server would fork.
+    """
+    if primary.control_timeline == primary.timeline:
+        return None
+    return ServerError(
+        "{0} has not written the checkpoint of its promotion".format(primary.host), reason="no_checkpoint",
+        observed="control file on timeline {0}".format(primary.control_timeline), required="timeline {0}".format(primary.timeline),
+        hint="Run CHECKPOINT on {0}, then repeat.".format(primary.host),
+    )
 
 
 def observe_here(server: Server, terms: RejoinTerms) -> Node:
@@ -353,7 +360,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
 def rejoin(
     server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
 ) -> dict[str, Any]:
-    """Carry the plan out and prove it: the server streams and has replayed the mark. Raises ServerError or SqlError."""
+    """Carry the plan out and prove it as wait_until_replayed() does. Raises ServerError or SqlError."""
     started = time.monotonic()
     result: dict[str, Any] = {"action": chosen.action}
     if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step

@@ -194,9 +194,10 @@ def _drop_idle(session: sql.Session, place: Place, deadline: float) -> None:
             present = read_slots(session)
             apply_slots(session, plan_slots(present, [], _own_unwanted(present, place)))
             return
-        except SlotError:
+        except SlotError as error:
             if time.monotonic() > deadline:
-                raise
+                hint = "What streams through it belongs below another server. Run status.yml, then start_new_standby.yml."
+                raise SlotError(error.message, reason=error.reason, observed=error.observed, required=error.required, hint=hint) from error
         time.sleep(0.05)
 
 
@@ -293,10 +294,10 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
                 wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))
-        _drop_idle(session, place, deadline)
-        if place.upstream is None:
-            server.remove_note("fenced")  # of one that somebody promoted by hand
         try:
+            _drop_idle(session, place, deadline)
+            if place.upstream is None:
+                server.remove_note("fenced")  # of one that somebody promoted by hand
             _await_downstreams(session, place, deadline)
         finally:
             # Whoever did not come confirms nothing: with degrade=async commits go on without.

@@ -149,6 +149,8 @@ def wait_until_replayed(
 ) -> dict[str, Any]:
     """Wait until this standby streams on `timeline` and has replayed `mark_lsn`; raises ServerError at the deadline.
 
+    Where recovery_min_apply_delay holds the replay up, waiting is in vain: it is enough then that the server is up and in recovery. It asks its
+    upstream for nothing before it has replayed the WAL on its own disk.
     For `patience_seconds` the deadline is put off as long as the replay advances: an archive may have much WAL for it. Behind the mark that goes on
     for as long again at the most: where it cannot stream, an archive that keeps up with the primary would make it advance for ever.
     The state 'streaming' alone proves nothing: a standby that has forked off flickers through it in a loop.
@@ -162,6 +164,8 @@ def wait_until_replayed(
         while True:
             seen = _progress(session)
             replayed = parse_lsn(seen["replay_lsn"]) if seen["replay_lsn"] else 0
+            if seen["held_up"]:
+                return seen
             if seen["status"] == "streaming" and seen["timeline"] >= timeline and replayed >= mark:
                 return seen
             now = time.monotonic()
@@ -184,5 +188,6 @@ def _progress(session: sql.Session) -> dict[str, Any]:
     return session.row(
         "SELECT coalesce((SELECT status FROM pg_stat_wal_receiver), '') AS status,"
         " coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0) AS timeline,"
-        " coalesce(pg_last_wal_replay_lsn()::text, '') AS replay_lsn"
+        " coalesce(pg_last_wal_replay_lsn()::text, '') AS replay_lsn,"
+        " EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryApplyDelay') AS held_up"
     )

@@ -27,7 +27,7 @@ options:
     description: What is to be decided.
     type: str
     required: true
-    choices: [failover, forks, heal, inventory, prove, rejoin, rotate, setup, status, switchover]
+    choices: [failover, forks, heal, inventory, place, prove, rejoin, rotate, setup, status, switchover]
   observed:
     description: Name of the variable that the observations were registered as.
     type: str
@@ -72,9 +72,18 @@ options:
     default: __pg_divergence
     version_added: 0.2.0
   given_up:
-    description: With O(operation=rejoin), the hosts whose WAL was given up, each with the LSN from which on, as RV(given_up) has it.
+    description: >-
+      With O(operation=rejoin) and O(operation=place), the hosts whose WAL was given up, each with the LSN from which on, as RV(given_up) has it.
     type: dict
     default: {}
+    version_added: 0.2.0
+  brought_back:
+    description:
+      - With O(operation=place), whether the servers that had to come back were brought back in this run. Those whose host is still in the play
+        have their place as standbys then, and one that failed on the way is taken for down.
+      - With V(false), nobody waits for a server that is down.
+    type: bool
+    default: false
     version_added: 0.2.0
 """
 

@@ -16,7 +16,8 @@ description:
   - Before it is copied because the primary has recycled the WAL that it needs, its own C(restore_command) is asked for that WAL. Where segments
     from there to the oldest that the primary has are delivered, all of them or eight of many, it is started and fetches them. Check mode asks too.
   - Before anything is thrown away, a report lists the transactions that exist only here, and their WAL is copied beside it.
-  - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start.
+  - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start. Of one whose replay is held up by
+    C(recovery_min_apply_delay) it proves that it is up and in recovery, for it streams only once it has replayed the WAL that it has.
   - Refuses data of another cluster, another major version, and a server that is on a newer timeline than the primary.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
@@ -82,6 +83,13 @@ why:
   description: The reason for it, with what the server's archive answered where it was asked.
   returned: success
   type: str
+checkpoint_first:
+  description:
+    - Whether the primary has still to write the checkpoint of its promotion, without which nothing is brought back. Check mode goes on without it.
+      The role C(rejoin) has it written first.
+  returned: success
+  type: bool
+  version_added: 0.2.0
 report:
   description: The file that lists the transactions that exist only here.
   returned: when there was WAL of its own
@@ -116,7 +124,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import REPOSITORY_OPTIONS
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
-from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import RejoinTerms, mapping_of, observe_here, observe_primary, plan, refused, rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import (
+    RejoinTerms,
+    mapping_of,
+    observe_here,
+    observe_primary,
+    plan,
+    refused,
+    rejoin,
+    without_checkpoint,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, deaf_to_hangups
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import PEER_OPTIONS, Peer
@@ -158,13 +175,16 @@ def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Observe both sides, plan, and act."""
     peer, terms = Peer.from_params(module.params), terms_of(module.params)
     primary, mark = observe_primary(server, peer, terms.oldest_wal_lsn)
+    missing = without_checkpoint(primary)
+    if missing is not None and not module.check_mode:
+        raise missing
     here = observe_here(server, terms)
     chosen = _given_up(module.params, here, primary) or plan(server, here, primary)
     refusal = refused(chosen)
     if refusal is not None:
         raise refusal
     changed = chosen.action != decisions.NOTHING or here.fenced
-    result = mapping_of(chosen)
+    result = {**mapping_of(chosen), "checkpoint_first": missing is not None}
     if changed and not module.check_mode:
         with deaf_to_hangups():
             result.update(rejoin(server, peer, terms, chosen, here, primary, mark))

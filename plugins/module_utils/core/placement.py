@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import confirming
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, REFUSE
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, wanted_slots
 
 
@@ -63,6 +64,30 @@ def without(topology: Topology, hosts: Collection[str]) -> Topology:
     """Return the topology as the others see it when these hosts stay out of a change: as if they were down."""
     nodes = tuple(replace(node, state=states.STOPPED) if node.host in hosts else node for node in topology.nodes)
     return replace(topology, nodes=nodes)
+
+
+def returning(ways: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the hosts that a rejoin starts, rewinds or copies; `ways` are the actions of their rejoin plans by host."""
+    return tuple(host for host, action in ways.items() if action not in (NOTHING, FOLLOW, REFUSE))
+
+
+def after_rejoin(topology: Topology, ways: Mapping[str, str], present: Collection[str]) -> Topology:
+    """Return the topology behind a rejoin in which all of `present` came back that were to; `ways` as returning() has them. It needs one primary.
+
+    Whoever did not, or was refused, is as good as down: what the inventory puts below it is the primary's meanwhile, with its slot and,
+    in a synchronous set, its name. It is the same for every host: a cascaded standby goes back to its upstream in the run that brings the
+    upstream back, and must not leave a parent that waits for it.
+    """
+    primary = topology.primary
+    if primary is None:
+        raise AssertionError("a rejoin without a primary is refused")
+    after = topology
+    arrived = [host for host in returning(ways) if host in present]
+    for host in arrived:
+        after = after_change(after, host, primary.host, source_returns=True)
+    # One that was down before stays what it was observed to be: a host out of sight may still be in a synchronous set.
+    lost = [node.host for node in after.standbys if node.host not in arrived and ways.get(node.host, NOTHING) not in (NOTHING, FOLLOW)]
+    return without(after, lost)
 
 
 def placement(topology: Topology, host: str) -> Optional[Placement]:

@@ -109,6 +109,15 @@ def test_info_stopped_servers(stopped_pair: Pair) -> None:
     assert standby["upstream"]["port"] == stopped_pair.primary.port
 
 
+def test_info_stopped_standby_knows_its_delay(stopped_pair: Pair) -> None:
+    node = stopped_pair.standby
+    assert info(node)["replay_delay_ms"] == 0
+    node.append_conf("recovery_min_apply_delay = '5min'")
+    assert info(node)["replay_delay_ms"] == 300000
+    node.start()
+    assert info(node)["replay_delay_ms"] == 300000
+
+
 def end_by_waldump(node: Node, start: str) -> int:
     """Return where pg_waldump's last record begins."""
     text = node.program("pg_waldump", "-p", str(node.data / "pg_wal"), "-s", start, check=False)

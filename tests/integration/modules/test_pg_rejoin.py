@@ -113,6 +113,37 @@ def test_rejoin_crashed_standby_is_started(pair: Pair) -> None:
     assert_follows(pair.standby, pair.primary)
 
 
+def test_rejoin_delayed_standby_that_reads_its_own_wal_first_is_started_and_not_waited_for(pair: Pair) -> None:
+    """It asks the primary for nothing before its replay gets to the end of what it has, which is an hour away."""
+    pair.standby.append_conf("recovery_min_apply_delay = '1h'")
+    pair.standby.stop()
+    pair.standby.start()
+    pair.primary.write_row(1)
+    end = pair.primary.sql("SELECT pg_current_wal_lsn()::text")
+    wait_for(lambda: pair.standby.sql("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", end), "the standby's WAL")
+    pair.standby.stop()
+    pair.primary.write_row(2)
+    answer = rejoin(pair.standby, pair.primary)
+    assert answer.changed and answer["action"] == "start", answer.text
+    assert answer["seconds"] < QUICK["start_timeout_seconds"]
+    assert not pair.standby.is_primary() and pair.standby.note("fenced") == {}
+    assert pair.standby.sql("SELECT count(*) FROM pg_stat_wal_receiver") == 0
+    pair.standby.sql("ALTER SYSTEM SET recovery_min_apply_delay = 0")
+    pair.standby.sql("SELECT pg_reload_conf()")
+    assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_delayed_standby_whose_replay_is_not_held_up_has_to_stream(pair: Pair) -> None:
+    """No commit lies behind the checkpoint from which its replay begins."""
+    pair.primary.sql("CHECKPOINT")
+    pair.level()
+    pair.standby.append_conf("recovery_min_apply_delay = '1h'")
+    pair.standby.stop()
+    pair.primary.sql("SELECT pg_drop_replication_slot(%s), pg_switch_wal()", pair.standby.slot)
+    rejoin(pair.standby, pair.primary, start_timeout_seconds=2).refusal("not_streaming")
+    assert pair.standby.note("fenced") != {}
+
+
 def test_rejoin_standby_whose_wal_is_gone_is_copied_anew(pair: Pair) -> None:
     pair.standby.stop()
     answer = rejoin(pair.standby, pair.primary, oldest_wal_lsn="9/0")
@@ -827,7 +858,13 @@ def test_rejoin_primary_without_the_checkpoint_of_its_promotion_is_refused(pair:
     answer.refusal("no_checkpoint")
     assert "CHECKPOINT" in answer["hint"]
     assert digest(pair.primary.home) == before
+    checked = rejoin(pair.primary, pair.standby, check_mode=True)
+    assert checked.changed and checked["action"] == "rewind" and checked["checkpoint_first"], checked.text
+    assert digest(pair.primary.home) == before
     os.kill(checkpointer, signal.SIGCONT)
+    pair.standby.sql("CHECKPOINT")
+    again = rejoin(pair.primary, pair.standby, check_mode=True)
+    assert again["action"] == "rewind" and not again["checkpoint_first"]
 
 
 def test_rejoin_running_primary_is_refused(pair: Pair) -> None:

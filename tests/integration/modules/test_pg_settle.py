@@ -62,6 +62,15 @@ def test_settle_slot_that_a_sibling_leaves_late_is_dropped_in_the_end(pair: Pair
     assert name not in pair.primary.slots()
 
 
+def test_settle_slot_that_stays_in_use_says_what_to_do_and_leaves_no_set_of_those_who_did_not_come(pair: Pair) -> None:
+    """With degrade=async commits would wait for a standby that was to come, and did not."""
+    wish = {"mode": "any", "num": 1, "names": ["gamma"], "degrade": "async"}
+    answer = settle(pair.primary, slots_absent=[pair.standby.slot], downstreams=["gamma"], synchronous=wish, timeout_seconds=1)
+    assert pair.standby.slot in answer.refusal("slot_active")
+    assert "status.yml" in answer["hint"]
+    wait_for(lambda: pair.primary.sql("SHOW synchronous_standby_names") == "", "the set without the one that did not come")
+
+
 def test_settle_missing_downstream_is_named(pair: Pair) -> None:
     message = settle(pair.primary, downstreams=["beta", "gamma"], timeout_seconds=1).refusal("not_streaming")
     assert "gamma" in message and "beta" not in message

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
-from tests.integration.playbooks.cluster import Cluster, wait_for
+from tests.integration.playbooks.cluster import Cluster, unchanged, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,41 @@ def test_failover_past_a_late_standby_ends_at_once_and_says_so(cluster: Cluster,
     wait_for(lambda: cluster.sql(slow, "SELECT status FROM pg_stat_wal_receiver") == "streaming", f"{slow} to follow {able}")
     cluster.play("start_new_standby")
     cluster.assert_replicating(able)
+
+
+def test_start_new_standby_brings_a_delayed_standby_back_without_waiting_for_it(cluster: Cluster) -> None:
+    """It has WAL that it replays an hour later, and asks nobody for more before that."""
+    primary, late = cluster.primary(), cluster.standby()
+    cluster.sql(late, "ALTER SYSTEM SET recovery_min_apply_delay = '1h'; SELECT pg_reload_conf()")
+    cluster.sql(primary, "CREATE TABLE before_the_stop (number int)")
+    end = cluster.sql(primary, "SELECT pg_current_wal_lsn()")
+    wait_for(lambda: cluster.sql(late, f"SELECT pg_last_wal_receive_lsn() >= '{end}'") == "t", f"{late} to have the table's WAL")
+    cluster.pg_ctl(late, "stop", "-m", "fast")
+    cluster.sql(primary, "CREATE TABLE behind_it (number int)")
+    done = cluster.play("start_new_standby")
+    assert f"{late}: start" in done.text and f"{late}: its replay is delayed" in done.text
+    assert done.seconds < 60
+    assert not (cluster.own_state(late) / "fenced.json").exists()
+    assert cluster.sql(late, "SELECT count(*) FROM pg_stat_wal_receiver") == "0"
+    cluster.sql(late, "ALTER SYSTEM RESET recovery_min_apply_delay; SELECT pg_reload_conf()")
+    cluster.assert_replicating(primary)
+
+
+def test_check_mode_goes_on_where_the_primary_lacks_the_checkpoint_of_its_promotion(cluster: Cluster) -> None:
+    old = cluster.primary()
+    new = cluster.standby()
+    cluster.crash(old)
+    checkpointer = int(cluster.sql(new, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
+    os.kill(checkpointer, signal.SIGSTOP)
+    try:
+        cluster.sql(new, "SELECT pg_promote()")
+        with unchanged(cluster.part(old)):
+            checked = [cluster.play(name, "--check", "--diff").text for name in ("start_new_standby", "heal")]
+    finally:
+        os.kill(checkpointer, signal.SIGCONT)
+    assert all(f"{new}: would first write the checkpoint of its promotion" in text and f"{old}: rewind" in text for text in checked)
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(new)
 
 
 def test_failover_leaves_a_standby_with_more_wal_to_the_rejoin(cluster: Cluster) -> None:

@@ -150,6 +150,34 @@ def test_commits_wait_loudly_and_go_on_once_a_playbook_was_told_so(cluster: Clus
     assert_armed(cluster)
 
 
+@pytest.mark.parametrize("degrade", ["wait", pytest.param("async", marks=pytest.mark.long)])
+def test_child_of_a_standby_that_fails_on_the_way_back_goes_on_confirming(cluster: Cluster, degrade: str) -> None:
+    """By the inventory it hangs below that standby, and it streams from the primary while that one is away."""
+    primary = cluster.primary()
+    parent, child = (name for name in NAMES if name != primary)
+    cascade = variables(pg_synchronous_degrade=degrade)
+    cascade[child]["pg_upstream"] = parent
+    cluster.pg_ctl(parent, "stop", "-m", "fast")
+    configuration = cluster.data(parent) / "postgresql.conf"
+    good = configuration.read_text(encoding="utf-8")
+    configuration.write_text(good + "no_such_setting = on\n", encoding="utf-8")
+    failed = cluster.run("start_new_standby", inventory=cascade)
+    configuration.write_text(good, encoding="utf-8")
+    assert failed.returncode != 0 and f"{parent}: start, because" in failed.text, failed.output
+    assert "is in use and cannot be dropped" not in failed.text and "does not stream from this server" not in failed.text, failed.output
+    assert failed.seconds < 60
+    assert child in synchronous_set(cluster, primary)
+    assert cluster.sql(primary, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{child}'") == "t"
+    before = len(cluster.acknowledged_rows())
+    wait_for(lambda: len(cluster.acknowledged_rows()) > before, "commits to go on")
+
+    cluster.play("start_new_standby", inventory=cascade)
+    assert synchronous_set(cluster, primary) == all_but(primary, child)
+    assert cluster.sql(parent, "SELECT application_name FROM pg_stat_replication") == child
+    cluster.play("start_new_standby", inventory=variables())
+    assert_armed(cluster)
+
+
 @pytest.mark.long
 def test_a_set_that_is_not_ours_stays_and_ours_is_taken_away(cluster: Cluster) -> None:
     """The last test of this file: synchronous replication is switched off."""

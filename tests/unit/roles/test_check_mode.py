@@ -66,6 +66,28 @@ def test_no_task_waits_in_check_mode_for_what_is_skipped_there(path: Path) -> No
     assert [task["name"] for task in tasks_in(yaml.safe_load(path.read_text(encoding="utf-8"))) if waits_in_vain(task)] == []
 
 
+def fails_for_autocommit(task: dict[str, Any]) -> bool:
+    """Return whether the task fails in check mode because community.postgresql takes no autocommit there."""
+    options = task.get("community.postgresql.postgresql_query") or {}
+    skipped = any("not ansible_check_mode" in condition for condition in task["when"])
+    return "autocommit" in options and task["check_mode"] is not False and not skipped
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_no_task_asks_for_autocommit_in_check_mode(path: Path) -> None:
+    assert [task["name"] for task in tasks_in(yaml.safe_load(path.read_text(encoding="utf-8"))) if fails_for_autocommit(task)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "fails"),
+    [("", True), (", when: pg_x", True), (", when: not ansible_check_mode", False), (", check_mode: false", False)],
+    ids=["bare", "other-when", "not-then", "runs"],
+)
+def test_fails_for_autocommit_knows_what_keeps_the_task_from_it(options: str, fails: bool) -> None:
+    text = "- {community.postgresql.postgresql_query: {query: CHECKPOINT, autocommit: true}" + options + "}"
+    assert [fails_for_autocommit(task) for task in tasks_in(yaml.safe_load(text))] == [fails]
+
+
 LOGIN = "- {ansible.builtin.command: {argv: [psql]}, register: __pg_x, until: __pg_x.stdout == 't'"
 
 

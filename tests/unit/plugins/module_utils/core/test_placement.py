@@ -4,9 +4,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import Placement, after_change, placement, slots_at_primary
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import (
+    Placement,
+    after_change,
+    after_rejoin,
+    placement,
+    returning,
+    slots_at_primary,
+)
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, RECLONE, REFUSE, REWIND, START
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import TRIO, change, cluster, down, the
 
@@ -68,6 +79,51 @@ def test_placement_after_a_failover(host: str, expected: tuple[object, ...]) -> 
 def test_placement_of_a_cascade_after_a_switchover(target: str, host: str, expected: tuple[object, ...]) -> None:
     topology = cluster(upstreams={"pg3": "pg2"}, members=CASCADE)
     assert place(after_change(topology, "pg1", target, source_returns=True), host) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "comes"),
+    [pytest.param(action, action in (START, REWIND, RECLONE), id=action) for action in (NOTHING, FOLLOW, START, REWIND, RECLONE, REFUSE)],
+)
+def test_returning_are_those_that_are_brought_back(action: str, comes: bool) -> None:
+    assert returning({"pg1": NOTHING, "pg2": action}) == (("pg2",) if comes else ())
+
+
+# The child of a standby that is away streams from the primary meanwhile.
+ORPHANED = change(down(cluster(members=CASCADE), "pg2", states.STOPPED), "pg1", senders=())
+WAYS = {"pg1": NOTHING, "pg2": START, "pg3": NOTHING}
+
+
+@pytest.mark.parametrize(
+    ("topology", "ways", "present", "upstream", "slots", "downstreams", "confirming"),
+    [
+        pytest.param(ORPHANED, WAYS, TRIO, "pg2", ("pg2",), ("pg2",), ("pg2",), id="it came back"),
+        pytest.param(ORPHANED, WAYS, ("pg1", "pg3"), "pg1", ("pg2", "pg3"), ("pg3",), ("pg2", "pg3"), id="it failed on the way"),
+        pytest.param(
+            change(ORPHANED, "pg2", fenced=True), {**WAYS, "pg2": REWIND}, ("pg1", "pg3"), "pg1", ("pg2", "pg3"), ("pg3",), ("pg3",),
+            id="an old primary failed on the way",
+        ),
+        pytest.param(
+            change(cluster(members=CASCADE), "pg2", timeline=1), {**WAYS, "pg2": REWIND}, ("pg1", "pg3"), "pg1", ("pg2", "pg3"), ("pg3",), ("pg2", "pg3"),
+            id="one that ran failed on the way",
+        ),
+        pytest.param(cluster(members=CASCADE), {**WAYS, "pg2": REFUSE}, ("pg1", "pg3"), "pg1", ("pg2", "pg3"), ("pg3",), ("pg2", "pg3"), id="it was refused"),
+        pytest.param(cluster(members=CASCADE), {**WAYS, "pg2": FOLLOW}, TRIO, "pg2", ("pg2",), ("pg2",), ("pg2",), id="it only follows somebody else"),
+        pytest.param(
+            down(ORPHANED, "pg2", states.UNREACHABLE), {**WAYS, "pg2": REFUSE}, ("pg1", "pg3"), "pg1", ("pg2", "pg3"), ("pg3",), ("pg2", "pg3"),
+            id="it is out of sight",
+        ),
+    ],
+)  # fmt: skip
+def test_after_rejoin_the_child_of_one_that_did_not_come_back_is_the_primarys(
+    topology: Topology, ways: dict[str, str], present: tuple[str, ...], upstream: str, slots: tuple[str, ...], downstreams: tuple[str, ...],
+    confirming: tuple[str, ...],
+) -> None:  # fmt: skip
+    after = after_rejoin(replace(topology, rule=SynchronousRule("any", 1, TRIO)), ways, present)
+    primary, child = placement(after, "pg1"), placement(after, "pg3")
+    assert primary is not None and child is not None
+    assert child.upstream is not None and child.upstream.host == upstream
+    assert (primary.slots_present, primary.downstreams, primary.confirming) == (slots, downstreams, confirming)
 
 
 def test_placement_of_a_cascade_at_rest() -> None:
