@@ -346,6 +346,13 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     return result
 
 
+def _lift_fence(server: Server) -> None:
+    """Remove the notes that this server follows the primary in spite of: of a fence, and of a hand-over, which must not be taken up again."""
+    server.remove_note("fenced")
+    if server.read_note("pending").get("operation") == "switchover":
+        server.remove_note("pending")
+
+
 def rejoin(
     server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
 ) -> dict[str, Any]:
@@ -353,7 +360,7 @@ def rejoin(
     started = time.monotonic()
     result: dict[str, Any] = {"action": chosen.action}
     if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step
-        server.remove_note("fenced")
+        _lift_fence(server)
         return result
     kept = finish_interrupted(server)
     if kept is not None:
@@ -368,7 +375,7 @@ def rejoin(
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
     prove = _start_from_archive if chosen.missing_lsn or result.get("copied_from") == REPOSITORY else _start_and_prove
     prove(server, peer, terms, primary, mark)
-    server.remove_note("fenced")
+    _lift_fence(server)
     result["seconds"] = round(time.monotonic() - started, 3)
     return result
 
