@@ -33,6 +33,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
 from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import undelivered
+from ansible_collections.pg_ops.replication.plugins.module_utils.handover import forget
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -347,10 +348,9 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
 
 
 def _lift_fence(server: Server) -> None:
-    """Remove the notes that this server follows the primary in spite of: of a fence, and of a hand-over, which must not be taken up again."""
+    """Remove the notes that do not hold for a server that follows the primary: of a fence, and of a hand-over that was cut off."""
     server.remove_note("fenced")
-    if server.read_note("pending").get("operation") == "switchover":
-        server.remove_note("pending")
+    forget(server)
 
 
 def rejoin(
