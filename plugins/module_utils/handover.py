@@ -235,7 +235,8 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
         server.write_standby_signal()
         raise _superseded(peer)
     if not server.postmaster_pid():
-        server.start(timeout_seconds=terms.start_timeout_seconds)
+        with server.guard_allowing():  # the candidate may be dead, and nobody else there
+            server.start(timeout_seconds=terms.start_timeout_seconds)
     server.wait_for_sql(timeout_seconds=terms.start_timeout_seconds).close()
     server.remove_note("pending")
 

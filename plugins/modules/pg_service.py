@@ -13,6 +13,7 @@ version_added: 0.1.0
 description:
   - Works the same where systemd runs the server and where nothing does (O(service_manager=pg_ctl)).
   - A start waits until the server accepts connections and fails with the end of its log.
+  - A primary that is restarted is started again also where the boot guard hears nobody and C(pg_boot_guard_alone) is C(refuse).
   - A primary that a switchover left with C(standby.signal) is not restarted, because it would come back as a standby.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
@@ -45,6 +46,7 @@ running:
   type: bool
 """
 
+import contextlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -59,12 +61,14 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     state, timeout = module.params["state"], module.params["timeout_seconds"]
     running = bool(server.postmaster_pid())
     changed = {"started": not running, "stopped": running, "restarted": True, "reloaded": running}[state]
-    if state == "restarted" and running and _is_primary(server):
+    primary = state == "restarted" and running and _is_primary(server)
+    if primary:
         _require_disarmed(server)
     after = running if state == "reloaded" else state != "stopped"
     diff = mapping_diff("server", {"running": running}, {"running": after})
     if changed and not module.check_mode:
-        _act(server, state, running, timeout)
+        with server.guard_allowing() if primary else contextlib.nullcontext():
+            _act(server, state, running, timeout)
     return {"changed": changed, "diff": diff, "running": after}
 
 
