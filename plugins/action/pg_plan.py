@@ -33,6 +33,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement 
     placement,
     returning,
     slots_at_primary,
+    slots_for_hand_over,
     without,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
@@ -230,7 +231,8 @@ class ActionModule(ActionBase):
             lines = ["Cluster {0}: {1} is primary; {2}.".format(topology.cluster, plan.target, doing)]
         self._say(topology.cluster, [*lines, *("  " + note for note in plan.notes)])
         after = after_change(topology, plan.source, plan.target, source_returns=True)
-        return _decided(topology, after, self._host, plan.action, plan.source, plan.target)
+        decided = _decided(topology, after, self._host, plan.action, plan.source, plan.target)
+        return {**decided, "target_slots": list(slots_for_hand_over(after, plan.source, plan.target))}
 
     def _failover(self) -> Result:
         topology = self._topology()

@@ -187,6 +187,30 @@ def _arm(server: Server, peer: Peer, terms: HandOver) -> dict[str, Optional[str]
     return {name: before.get(name) for name in ("primary_conninfo", "primary_slot_name", "recovery_target_timeline", SYNCHRONIZED)}
 
 
+def forget(server: Server) -> None:
+    """Remove the note of a hand-over, so that nobody takes it up again; a failover's stays."""
+    if server.read_note("pending").get("operation") == "switchover":
+        server.remove_note("pending")
+
+
+def disarm(server: Server) -> None:
+    """Take from a primary what a hand-over that died has left: its next start would be a standby's, and nobody would be primary.
+
+    One that lost only its controller has the lock and is waited for. Raises ServerError where it has made a standby of this server.
+    """
+    with server.alone():
+        with server.connect() as session:
+            if read_state(session)["in_recovery"]:
+                raise ServerError(
+                    "this server has handed its role over meanwhile", reason="superseded", observed="standby", required="primary",
+                    hint="Run status.yml to see who is primary, then repeat.",
+                )
+        server.remove_standby_signal()
+        server.set_auto_conf({"primary_conninfo": None, "primary_slot_name": None})
+        server.reload()
+        forget(server)
+
+
 def _is_superseded(server: Server, peer: Peer) -> bool:
     """Whether somebody else has decided about this server since this hand-over was armed: failover.yml fences it, another run ends ours."""
     return bool(server.read_note("fenced")) or server.read_note("pending").get("target") != peer.name
@@ -211,7 +235,8 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
         server.write_standby_signal()
         raise _superseded(peer)
     if not server.postmaster_pid():
-        server.start(timeout_seconds=terms.start_timeout_seconds)
+        with server.guard_allowing():  # the candidate may be dead, and nobody else there
+            server.start(timeout_seconds=terms.start_timeout_seconds)
     server.wait_for_sql(timeout_seconds=terms.start_timeout_seconds).close()
     server.remove_note("pending")
 

@@ -33,6 +33,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.node impor
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
 from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import undelivered
+from ansible_collections.pg_ops.replication.plugins.module_utils.handover import forget
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -357,6 +358,12 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
     return result
 
 
+def _lift_fence(server: Server) -> None:
+    """Remove the notes that do not hold for a server that follows the primary: of a fence, and of a hand-over that was cut off."""
+    server.remove_note("fenced")
+    forget(server)
+
+
 def rejoin(
     server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
 ) -> dict[str, Any]:
@@ -364,7 +371,7 @@ def rejoin(
     started = time.monotonic()
     result: dict[str, Any] = {"action": chosen.action}
     if chosen.action == decisions.NOTHING:  # an earlier run died behind its last step
-        server.remove_note("fenced")
+        _lift_fence(server)
         return result
     kept = finish_interrupted(server)
     if kept is not None:
@@ -379,7 +386,7 @@ def rejoin(
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
     prove = _start_from_archive if chosen.missing_lsn or result.get("copied_from") == REPOSITORY else _start_and_prove
     prove(server, peer, terms, primary, mark)
-    server.remove_note("fenced")
+    _lift_fence(server)
     result["seconds"] = round(time.monotonic() - started, 3)
     return result
 

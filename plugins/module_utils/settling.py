@@ -15,7 +15,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import STANDBY, Member, node_from_mapping, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for, slot_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import format_set, wanted_set
+from ansible_collections.pg_ops.replication.plugins.module_utils.handover import disarm
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import SYNCHRONOUS, observe
+from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import read_state
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, refused_login, wait_until_replayed
@@ -84,6 +86,7 @@ class PlacePlan:
     """What has to change, and how it shows in a diff.
 
     `synchronized` is what synchronized_standby_slots becomes, `synchronous` what synchronous_standby_names does; None takes the line away.
+    `disarm` is a primary that would start as a standby.
     """
 
     point: bool
@@ -93,13 +96,14 @@ class PlacePlan:
     synchronize: bool
     synchronous: Optional[str]
     confirm: bool
+    disarm: bool
     before: dict[str, Any]
     after: dict[str, Any]
 
     @property
     def changed(self) -> bool:
         """Whether anything has to."""
-        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize or self.confirm
+        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize or self.confirm or self.disarm
 
 
 def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
@@ -167,6 +171,7 @@ def plan_place(server: Server, place: Place) -> PlacePlan:
         synchronized = _synchronized(session, place, present)
         orphans = _orphans(session, place, present)
         synchronous = _confirmed_by(session, place)
+        disarm_it = place.upstream is None and server.standby_signal.exists() and not read_state(session)["in_recovery"]
     plan = _slot_plan(place, present)
     confirm = _is_to_confirm(server, place, synchronous)
     before = server.read_auto_conf()
@@ -178,8 +183,11 @@ def plan_place(server: Server, place: Place) -> PlacePlan:
     after = sorted((set(names) - set(plan.drop) - set(orphans)) | {wish.name for wish in plan.create})
     upstream = place.upstream.name if place.upstream else "-"
     return PlacePlan(
-        point, plan, orphans, synchronized, before_synchronized != synchronized, synchronous, confirm,
-        {"slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized, SYNCHRONOUS: before_synchronous},
+        point, plan, orphans, synchronized, before_synchronized != synchronized, synchronous, confirm, disarm_it,
+        {
+            "slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized, SYNCHRONOUS: before_synchronous,
+            **({"standby.signal": "present"} if disarm_it else {}),
+        },
         {
             "slots": after, "upstream": upstream, SYNCHRONIZED: synchronized,
             SYNCHRONOUS: synchronous if confirm else before_synchronous,
@@ -273,6 +281,8 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
     """Carry the plan out, wait until the server is in its place, and return what is then observed of it."""
     if check_mode:
         return observe(server)
+    if plan.disarm:
+        disarm(server)
     deadline = time.monotonic() + place.timeout_seconds
     with server.connect() as session:
         made = {wish.name for wish in plan.slots.create}

@@ -12,6 +12,7 @@ short_description: Put a running server into its place in the topology, and prov
 version_added: 0.1.0
 description:
   - On a standby, sets its upstream and its slot, reloads, and waits until it streams on the primary's timeline past O(mark_lsn).
+  - Takes C(standby.signal) from a primary that a switchover left with it, once no switchover is at work there.
   - On every server, makes the slots for those that stream from it and drops those that would keep WAL for nobody.
   - On a PostgreSQL 17 or newer with C(sync_replication_slots=on), keeps C(synchronized_standby_slots) of a primary in C(postgresql.auto.conf), and
     drops failover slots that a standby made while it was primary and that would stop the copying of the new primary's.

@@ -60,6 +60,16 @@ def slots_at_primary(topology: Topology, primary: Node, arriving: Collection[str
     )
 
 
+def slots_for_hand_over(after: Topology, source: str, target: str) -> tuple[str, ...]:
+    """Return the physical slots that the target of a hand-over needs in it: those of its place, and the old primary's, which begins with it.
+
+    One that has a pg_upstream goes there once it streams; the target keeps no slot for it then.
+    """
+    here, old = after.node(target), after.node(source)
+    names = wanted_slots(after, here, here) if here is not None else ()
+    return names if old is None or old.member.slot_name in names else (*names, old.member.slot_name)
+
+
 def without(topology: Topology, hosts: Collection[str]) -> Topology:
     """Return the topology as the others see it when these hosts stay out of a change: as if they were down."""
     nodes = tuple(replace(node, state=states.STOPPED) if node.host in hosts else node for node in topology.nodes)

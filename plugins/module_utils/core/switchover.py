@@ -35,10 +35,10 @@ class SwitchoverPlan:
 
 
 def _pending(topology: Topology) -> Optional[Node]:
-    for node in topology.nodes:
-        if node.pending.operation == "switchover":
-            return node
-    return None
+    """Return the node that a hand-over began on. Of several notes the one counts that is where the role is: the others are left from before."""
+    followed = {upstream.host for upstream in map(topology.upstream_of, topology.standbys) if upstream is not None}
+    noted = [node for node in topology.nodes if node.pending.operation == "switchover"]
+    return max(noted, key=lambda node: (node is topology.primary, node.host in followed), default=None)
 
 
 def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:
@@ -191,6 +191,26 @@ def _resume_hint(unsure: str, source: Node) -> str:
     return "Bring {0} back and repeat. If it is lost, start the server on {1}, a standby now, and run failover.yml.".format(unsure, source.host)
 
 
+def _moved_on(topology: Topology, source: Node, target: Node) -> Optional[str]:
+    """Return what shows that the role has moved since a hand-over was cut off, None where nothing does.
+
+    An armed source points at its target. Another server that is down as a primary leaves one, on the source's timeline, was its upstream since.
+    """
+    if source.fenced:
+        return "fenced"
+    newest = max(node.timeline for node in topology.nodes)
+    if newest > source.timeline:
+        return "timeline {0}".format(newest)
+    followed = topology.upstream_of(source) if source.standby_signal else None
+    if followed is not None and followed.host != target.host:
+        return "it follows {0}".format(followed.host)
+    for node in topology.others(source.host):
+        # One with a note of a fence as well: somebody may have promoted it by hand.
+        if node.has_server_down and not (node.standby_signal or node.rewind_unfinished) and node.timeline >= source.timeline:
+            return "{0} on timeline {1}".format(node.seen, node.timeline)
+    return None
+
+
 def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
     """Return why a hand-over that was cut off must not be taken up again: it may have ended, or the world went on without it.
 
@@ -205,12 +225,12 @@ def _resume_blockers(topology: Topology, source: Node) -> tuple[Blocker, ...]:
                 _resume_hint(source.pending.target, source),
             ),
         )
-    newest = max(node.timeline for node in topology.nodes)
-    if source.fenced or newest > source.timeline:
+    moved = _moved_on(topology, source, target)
+    if moved is not None:
         return (
             Blocker(
                 "resume_overtaken", source.host, "its switchover to {0} was cut off, and the role has moved since".format(target.host),
-                "fenced" if source.fenced else "timeline {0}".format(newest), "timeline {0}".format(source.timeline), "Run failover.yml.",
+                moved, "timeline {0}".format(source.timeline), "Bring the newest primary back, or run failover.yml.",
             ),
         )
     unseen = [node for node in topology.others(source.host) if node.state == states.UNREACHABLE]

@@ -213,6 +213,16 @@ def _primary_problems(topology: Topology) -> list[Blocker]:
     return []
 
 
+def _armed_problem(primary: Node) -> Optional[Blocker]:
+    """Return what is wrong with a primary that a hand-over armed before it died: at its next start there would be none."""
+    if not primary.standby_signal:
+        return None
+    return Blocker(
+        "armed_primary", primary.host, "is primary, and its next start would be a standby's", "standby.signal", "no standby.signal",
+        "Run start_new_standby.yml to keep it primary, or switchover.yml to end the hand-over that left it so.",
+    )
+
+
 def _hint_for_what_is_down(topology: Topology) -> str:
     if topology.primaries:
         return "Run start_new_standby.yml."
@@ -349,6 +359,8 @@ def problems(topology: Topology, expected: Iterable[str] = ()) -> tuple[Blocker,
     if primary is None:
         return tuple(found)
     found.extend(stale_primary_blockers(topology, primary))
+    armed = _armed_problem(primary)
+    found.extend((armed,) if armed is not None else ())
     for node in topology.standbys:
         problem = standby_problem(topology, node, primary)
         if problem is not None:

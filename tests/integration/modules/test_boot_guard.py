@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -189,6 +190,47 @@ def test_boot_guard_switchover_taken_back_is_not_in_its_way(pair: Pair) -> None:
     pair.primary.write_row(1)
     answer = pair.primary.call_towards("pg_switchover", pair.standby, catch_up_timeout_seconds=1)
     assert answer.failed and pair.primary.is_primary()
+
+
+def test_boot_guard_that_refuses_alone_does_not_keep_a_switchover_from_being_taken_back(pair: Pair) -> None:
+    """The candidate dies on the way, and there is nobody else."""
+    primary, candidate = pair.primary, pair.standby
+    directory = install(primary, [candidate], alone="refuse")
+    primary.write_row(1)
+    pair.level()
+    [replaying] = [pid for pid in candidate.processes() if "startup" in " ".join(command_line(pid))]
+    os.kill(replaying, signal.SIGSTOP)  # or it is promoted before it dies
+    run = start_module("pg_switchover", primary.towards(candidate, candidate_slots=[primary.slot], catch_up_timeout_seconds=2))
+    wait_for(lambda: primary.note("pending").get("phase") == "promoting", "the stop")
+    candidate.crash()
+    answer = run.wait()
+    assert answer.failed and "primary again" in answer["msg"], answer.text
+    assert primary.is_primary() and verdict(primary)["reason"] == "allowed" and primary.numbers() == {1}
+    assert primary.note("pending") == {} and not (directory / "allow").exists()
+
+
+def test_boot_guard_that_refuses_alone_lets_a_primary_be_restarted_and_no_more(pair: Pair) -> None:
+    primary, directory = pair.primary, install(pair.primary, [pair.standby], alone="refuse")
+    pair.standby.stop()
+    assert primary.call("pg_service", state="restarted").changed and primary.is_primary()
+    assert verdict(primary)["reason"] == "allowed" and not (directory / "allow").exists()
+    primary.stop()
+    assert "no peer answers" in primary.call("pg_service", state="restarted").refusal("boot_guard")
+    assert not (directory / "allow").exists()
+
+
+def test_boot_guard_permission_of_a_restart_is_nothing_against_a_newer_timeline_and_does_not_stay(pair: Pair) -> None:
+    primary, directory = pair.primary, install(pair.primary, [pair.standby], alone="refuse")
+    promote(pair.standby)
+    assert "timeline 2" in primary.call("pg_service", state="restarted").refusal("boot_guard")
+    assert not primary.pid() and not (directory / "allow").exists() and primary.note("fenced")
+
+
+def test_boot_guard_permission_that_nobody_took_is_taken_away(pair: Pair) -> None:
+    directory = install(pair.primary, [pair.standby], alone="refuse")
+    (directory / "config.json").write_text("{", encoding="utf-8")
+    assert "boot guard failed" in pair.primary.call("pg_service", state="restarted").refusal("boot_guard")
+    assert not (directory / "allow").exists()
 
 
 def test_boot_guard_password_is_in_no_process_and_no_file_of_its_own(pair: Pair) -> None:

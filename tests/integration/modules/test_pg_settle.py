@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from real_servers import Answer, Node, Pair, make_standby, start_module, wait_for, wait_replayed
+from real_servers import Answer, Node, Pair, make_standby, own, start_module, wait_for, wait_replayed
 
 
 def settle(node: Node, upstream: Node | None = None, *, check_mode: bool = False, **more: Any) -> Answer:
@@ -107,6 +112,59 @@ def test_settle_lost_slot_is_made_anew(stopped_pair: Pair) -> None:
 def test_settle_server_down_is_one_clear_error(stopped_pair: Pair) -> None:
     answer = settle(stopped_pair.primary)
     assert answer.failed and "Traceback" not in answer.text
+
+
+def arm(node: Node) -> Path:
+    """Leave a running primary as a switchover does that is killed before it stops it; returns its standby.signal."""
+    node.write_note("pending", {"operation": "switchover", "source": node.name, "target": "beta", "phase": "armed"})
+    with (node.data / "postgresql.auto.conf").open("a", encoding="utf-8") as stream:
+        stream.write("primary_conninfo = 'host=127.0.0.1 port=1'\nprimary_slot_name = 'x'\n")
+    (node.data / "standby.signal").touch()
+    own(node.data)
+    return node.data / "standby.signal"
+
+
+@contextlib.contextmanager
+def locked(node: Node) -> Iterator[None]:
+    """Keep other runs from a server, as a switchover does that lost its controller."""
+    program = "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    # A process of its own: a module that is forked from here would have the lock, too.
+    with subprocess.Popen([sys.executable, "-c", program, str(node.state)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+def test_settle_primary_that_a_killed_switchover_armed_stays_primary_at_its_next_start(pair: Pair) -> None:
+    primary, signal_file = pair.primary, arm(pair.primary)
+    primary.call("pg_service", state="restarted").refusal("armed_primary")
+    checked = settle(primary, slots_present=[pair.standby.slot], check_mode=True)
+    assert checked.changed and signal_file.exists() and primary.note("pending")
+    answer = settle(primary, slots_present=[pair.standby.slot])
+    assert answer.changed and answer["diff"] == checked["diff"]
+    assert not signal_file.exists() and not answer["node"]["standby_signal"] and primary.note("pending") == {}
+    assert "primary_" not in (primary.data / "postgresql.auto.conf").read_text(encoding="utf-8")
+    assert not settle(primary, slots_present=[pair.standby.slot]).changed
+    assert primary.call("pg_service", state="restarted").changed and primary.is_primary()
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["it stops the server", "it gives up"])
+def test_settle_beside_a_switchover_that_is_under_way_waits_and_does_not_disarm_it(pair: Pair, goes_on: bool) -> None:
+    primary, signal_file = pair.primary, arm(pair.primary)
+    with locked(primary):
+        run = start_module("pg_settle", primary.options(host_name="alpha", slot_name=primary.slot, timeout_seconds=10))
+        with pytest.raises(AssertionError):
+            wait_for(lambda: run.ended or not signal_file.exists(), "an end that must not come", 1.5)
+        if goes_on:
+            primary.stop()
+            primary.start()
+    answer = run.wait()
+    if goes_on:
+        answer.refusal("superseded")
+    assert signal_file.exists() is goes_on and bool(primary.note("pending")) is goes_on
+    assert answer.failed is goes_on, answer.text
 
 
 @pytest.fixture

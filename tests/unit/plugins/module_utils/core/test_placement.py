@@ -15,6 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement 
     placement,
     returning,
     slots_at_primary,
+    slots_for_hand_over,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, RECLONE, REFUSE, REWIND, START
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
@@ -188,6 +189,26 @@ def test_slots_at_primary_of_a_cascade(arriving: tuple[str, ...], expected: tupl
 def test_slots_at_primary_of_a_cascade_whose_upstream_is_down() -> None:
     topology = down(cluster(upstreams={"pg3": "pg2"}), "pg2")
     assert slots_at_primary(topology, the(topology, "pg1"), ()) == ("pg2", "pg3")
+
+
+@pytest.mark.parametrize(
+    ("members", "source", "target", "expected"),
+    [
+        pytest.param({}, "pg1", "pg2", ("pg1", "pg3"), id="all follow the target"),
+        pytest.param({"pg1": {"upstream": "pg2"}}, "pg1", "pg3", ("pg2", "pg1"), id="the source goes below another later"),
+        pytest.param({"pg1": {"upstream": "pg2"}}, "pg1", "pg2", ("pg1", "pg3"), id="the target is the source's upstream"),
+        pytest.param({"pg3": {"upstream": "pg2"}}, "pg1", "pg2", ("pg1", "pg3"), id="a cascaded one follows the target"),
+        pytest.param({"pg3": {"upstream": "pg1"}}, "pg1", "pg2", ("pg1",), id="a cascaded one follows the source"),
+        pytest.param({"pg1": {"upstream": "pg2", "slot": "own"}}, "pg1", "pg3", ("pg2", "own"), id="the source's slot has a name of its own"),
+        pytest.param({}, "", "pg1", ("pg2", "pg3"), id="nobody hands over"),
+        pytest.param({}, "pg1", "pg9", ("pg1",), id="a target that is no host"),
+    ],
+)
+def test_slots_for_hand_over_are_those_of_the_place_and_the_sources(
+    members: dict[str, dict[str, str]], source: str, target: str, expected: tuple[str, ...]
+) -> None:
+    after = after_change(cluster(members=members), source, target, source_returns=True)
+    assert slots_for_hand_over(after, source, target) == expected
 
 
 @pytest.mark.parametrize("changes", [{"replay_paused": True}, {"replay_delay_ms": 1}])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Pending, Receiver, Slot
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Pending, Receiver, Slot, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import (
     FINISH,
@@ -234,6 +234,10 @@ def test_plan_takes_a_hand_over_up_again_to_the_target_that_it_had(wanted: str) 
     assert (plan.action, plan.source, plan.target, plan.blockers) == (HAND_OVER, "pg1", "pg2", ())
     assert plan.notes == ("an interrupted switchover is taken up again",)
 
+# The same on timeline 2, where pg3 does not answer and would open read-write.
+LATER = change(
+    change(change(down(CUT, "pg3", states.UNRESPONSIVE), "pg3", standby_signal=False, role=PRIMARY, timeline=2), "pg2", timeline=2), "pg1", timeline=2
+)
 
 RESUMED = [
     pytest.param(CUT, "pg1", {"state": states.RUNNING}, None, id="the source runs as a standby"),
@@ -252,6 +256,17 @@ RESUMED = [
     pytest.param(CUT, "pg2", {"timeline": 2}, "resume_overtaken", id="the target is on a newer timeline"),
     pytest.param(down(CUT, "pg3", states.UNREACHABLE), "pg3", {}, "resume_unseen", id="a sibling is out of sight: a failover may have promoted it"),
     pytest.param(down(CUT, "pg3", states.CRASHED), "pg3", {}, None, id="a sibling is down: it was seen"),
+    pytest.param(LATER, "pg3", {}, "resume_overtaken", id="a sibling hangs as a primary on the source's timeline"),
+    pytest.param(LATER, "pg3", {"state": states.STARTING}, "resume_overtaken", id="a sibling starts as a primary"),
+    pytest.param(LATER, "pg3", {"state": states.STOPPED}, "resume_overtaken", id="a sibling was stopped as a primary"),
+    pytest.param(LATER, "pg3", {"fenced": True}, "resume_overtaken", id="a sibling that was fenced was promoted by hand"),
+    pytest.param(LATER, "pg3", {"timeline": 1, "state": states.CRASHED}, None, id="a sibling is left from an older timeline"),
+    pytest.param(LATER, "pg3", {"rewind_unfinished": True, "state": states.STOPPED}, None, id="a sibling was being rewound"),
+    pytest.param(LATER, "pg3", {"standby_signal": True}, None, id="a sibling hangs as a standby"),
+    pytest.param(
+        change(LATER, "pg3", standby_signal=True), "pg1", {"upstream": Upstream("192.0.2.3", 5432)}, "resume_overtaken", id="the source follows a sibling"
+    ),
+    pytest.param(change(LATER, "pg3", standby_signal=True), "pg1", {"upstream": Upstream("192.0.2.2", 5432)}, None, id="the source points at the target"),
     pytest.param(CUT, "pg1", {"standby_signal": False, "role": PRIMARY}, None, id="a run died while it took the hand-over back"),
     pytest.param(
         CUT, "pg1", {"standby_signal": False, "role": PRIMARY, "state": states.CRASHED}, "resume_not_armed", id="the source crashed as a primary"
@@ -316,6 +331,19 @@ def test_plan_to_a_third_node_is_not_held_up_by_a_hand_over_that_ended() -> None
 def test_plan_of_a_primary_that_had_armed_itself_goes_to_the_same_target(wanted: str, target: str) -> None:
     topology = change(cluster(), "pg1", pending=pending("switchover", "pg1", "pg3"), standby_signal=True)
     assert plan_switchover(topology, wanted, LIMITS).target == target
+
+
+@pytest.mark.parametrize(
+    ("topology", "source", "target"),
+    [
+        pytest.param(cluster(primary="pg3"), "pg3", "pg2", id="that of the primary"),
+        pytest.param(down(cluster(primary="pg3"), "pg3", states.STOPPED, standby_signal=True, role=STANDBY), "pg3", "pg2", id="of whom the standbys follow"),
+    ],
+)
+def test_plan_takes_the_newer_of_two_notes(topology: Topology, source: str, target: str) -> None:
+    topology = change(change(topology, "pg1", pending=pending("switchover", "pg1", "pg2")), "pg3", pending=pending("switchover", "pg3", "pg2"))
+    plan = plan_switchover(topology, "", LIMITS)
+    assert (plan.action, plan.source, plan.target, plan.blockers) == (HAND_OVER, source, target, ())
 
 
 def test_plan_ignores_the_note_of_a_failover() -> None:

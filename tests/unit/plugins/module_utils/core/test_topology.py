@@ -228,6 +228,12 @@ def test_problems_of_a_healthy_cascade_are_none(primary: str) -> None:
             [("not_running", "pg3"), ("stale_primary", "pg1")],
             id="the primary is older than another node",
         ),
+        pytest.param(change(cluster(PAIR), "pg1", standby_signal=True), [("armed_primary", "pg1")], id="the primary would start as a standby"),
+        pytest.param(
+            change(change(cluster(PAIR), "pg1", standby_signal=True), "pg2", role=PRIMARY),
+            [("two_primaries", "pg1"), ("two_primaries", "pg2")],
+            id="two primaries, one of them armed",
+        ),
     ],
 )
 def test_problems_name_reason_and_host(topology: Topology, expected: list[tuple[str, str]]) -> None:
