@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A standby whose replay stands still or is delayed never wins, and holds no role change up."""
+"""A standby whose replay stands still or is delayed never wins, and holds no role change up; nor does a failover decide by what was seen too early."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -87,5 +88,27 @@ def test_failover_takes_who_got_most_until_the_fence_took_hold(cluster: Cluster)
     assert [f"{name} takes over from {old}" in done.text for name in (first, second)] == [True, True], done.output
     assert cluster.primary() == second
     assert cluster.sql(second, "SELECT to_regclass('late') IS NOT NULL") == "t"
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(second)
+
+
+def test_failover_beside_a_hand_over_that_goes_on_ends_with_the_one_primary_that_it_made(cluster: Cluster) -> None:
+    """The switchover's controller is lost, its module is not: behind the failover's first look, and before its fence, it promotes."""
+    old = cluster.primary()
+    first, second = (name for name in cluster.names if name != old)
+    cluster.pg_ctl(old, "stop", "-m", "fast")
+    note = {"operation": "switchover", "source": old, "target": second, "phase": "armed"}
+    for path, text in ((cluster.data(old) / "standby.signal", ""), (cluster.own_state(old) / "pending.json", json.dumps(note))):
+        assert cluster.run_as_owner("tee", str(path), stdin=text).returncode == 0
+    run = cluster.start("failover")
+    wait_for((cluster.own_state(old) / "fenced.json").exists, "the fence", timeout_seconds=60)
+    os.kill(run.pid, signal.SIGSTOP)  # the look behind the fence would come too early now and then
+    assert cluster.sql(second, "SELECT pg_promote()") == "t"
+    os.kill(run.pid, signal.SIGCONT)
+    output, _errors = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    text = " ".join(output.split())
+    assert f"{first} takes over from {old}" in text and f"finishing a failover to {second}" in text, output
+    assert cluster.primary() == second
     cluster.play("start_new_standby")
     cluster.assert_replicating(second)

@@ -17,6 +17,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import (
     HISTORIES,
     MIB,
+    NOW,
     OTHER_SYSTEM,
     PAIR,
     change,
@@ -248,6 +249,13 @@ def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
     assert reasons(plan_failover(topology, "", limits).blockers) == expected
 
 
+def handing_over(target: str, hosts: tuple[str, ...] = ("pg1", "pg2", "pg3"), *, phase: str = "armed") -> Topology:
+    """Return the cluster in the window of a switchover from pg1: it is stopped and would start as the target's standby."""
+    tie = Upstream(the(cluster(hosts), target).member.address, 5432)
+    note = replace(pending("switchover", "pg1", target), phase=phase)
+    return down(cluster(hosts), "pg1", states.STOPPED, standby_signal=True, role="standby", upstream=tie, pending=note)
+
+
 @pytest.mark.parametrize(
     ("topology", "limits", "again"),
     [
@@ -257,10 +265,55 @@ def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
         pytest.param(down(cluster(), "pg1", states.STARTING), ACCEPT, True, id="it is coming up"),
         pytest.param(down(cluster(), "pg1", states.UNREACHABLE), FENCE, True, id="it is switched off first"),
         pytest.param(down(cluster(), "pg1", states.UNREACHABLE), ACCEPT, False, id="somebody has said that it is off"),
+        pytest.param(handing_over("pg3"), LIMITS, True, id="its hand-over may have lost its controller and go on"),
+        pytest.param(handing_over("pg3", phase="promoting"), LIMITS, True, id="the same behind the stop"),
+        pytest.param(down(cluster(), "pg1", pending=pending("failover", "pg3", "pg1")), LIMITS, False, id="its own promotion was not proven"),
     ],
 )
 def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_until_then(topology: Topology, limits: Limits, again: bool) -> None:
     assert plan_failover(topology, "", limits).look_again is again
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "wanted", "expected"),
+    [
+        pytest.param("promoting", {}, "", "pg3", id="its target, which it may have told to promote"),
+        pytest.param("promoting", {}, "pg2", "pg2", id="another one is named"),
+        pytest.param("armed", {}, "", "pg2", id="nobody was told yet"),
+        pytest.param("promoting", {"receive_lsn": "0/8000000", "replay_lsn": "0/8000000"}, "", "pg2", id="its target lacks WAL, so it was not told"),
+        pytest.param("promoting", {"member": {"priority": 0}}, "", "pg2", id="its target may never be primary any more"),
+        pytest.param("promoting", {"state": states.STOPPED}, "", "pg2", id="its target is down"),
+    ],
+)
+def test_plan_behind_a_hand_over_takes_its_target_among_equals(phase: str, changes: dict[str, Any], wanted: str, expected: str) -> None:
+    assert plan_failover(change(handing_over("pg3", phase=phase), "pg3", **changes), wanted, LIMITS).target == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "expected"),
+    [
+        pytest.param(("pg1", "pg2", "pg3"), "", (FINISH, "pg1", "pg3", []), id="the others are re-pointed"),
+        pytest.param(("pg1", "pg3"), "", (FINISH, "pg1", "pg3", []), id="there are no others"),
+        pytest.param(("pg1", "pg2", "pg3"), "pg3", (FINISH, "pg1", "pg3", []), id="it was to be promoted"),
+        pytest.param(("pg1", "pg2", "pg3"), "pg2", (TAKE_OVER, "pg3", "", [("primary_alive", "pg3")]), id="another one was"),
+    ],
+)
+def test_plan_behind_the_fence_finishes_with_whom_the_hand_over_has_promoted_meanwhile(
+    hosts: tuple[str, ...], wanted: str, expected: tuple[str, str, str, list[tuple[str, str]]]
+) -> None:
+    before = handing_over("pg3", hosts)
+    first = plan_failover(before, wanted, LIMITS)
+    assert (first.action, first.source, first.fence, first.look_again, first.blockers) == (TAKE_OVER, "pg1", ("pg1",), True, ())
+    left_at = f"1\t{NOW}\tno recovery target specified\n"
+    promoted = {"role": PRIMARY, "timeline": 2, "timeline_history": left_at, "standby_signal": False, "current_lsn": "0/9000200"}
+    again = plan_failover(change(change(before, "pg1", fenced=True, upstream=Upstream()), "pg3", **promoted), wanted, LIMITS, first.source)
+    assert (again.action, again.source, again.target, reasons(again.blockers)) == expected
+    assert (again.fence, again.left) == ((), ())
+
+
+def test_plan_behind_the_fence_does_not_finish_with_the_old_primary() -> None:
+    """Where somebody started it read-write behind the fence, it is no new one."""
+    assert reasons(plan_failover(cluster(timeline=2), "", LIMITS, "pg1").blockers) == [("primary_alive", "pg1")]
 
 
 def test_plan_behind_the_fence_goes_on_from_what_the_one_before_it_knew() -> None:
