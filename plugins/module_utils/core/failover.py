@@ -126,10 +126,29 @@ def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:
     return tuple(node for node in out_of_reach if node.member.priority > 0 or node.member.initial_role == states.PRIMARY)
 
 
+def _starting(topology: Topology, source: Optional[Node]) -> list[Node]:
+    """Return who may be the primary again in a moment: the old one, or whoever else opens read-write on the newest timeline."""
+    newest = max((node.timeline for node in topology.standbys), default=0)
+    return [
+        node
+        for node in topology.nodes
+        if node.state == states.STARTING and not node.standby_signal and (node is source or not node.timeline or node.timeline >= newest)
+    ]
+
+
 def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
     """Return why an old primary may go on writing: which server that cannot be reached, or is starting, nobody has ended."""
     if limits.unfenced == "accept":
         return []
+    starting = _starting(topology, source)
+    if starting:
+        return [
+            Blocker(
+                "primary_starting", node.host, "the old primary is starting up and may accept writes in a moment, with nothing lost",
+                node.problem or node.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
+            )
+            for node in starting
+        ]
     if source is None:
         return [
             Blocker(
@@ -142,13 +161,6 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
             Blocker(
                 "not_fenced", source.host, "there is no data directory where the inventory says, but something at the old primary's port",
                 source.port_taken_by, "nothing there", "Look what it is. If no primary, repeat with -e pg_failover_unfenced=accept.",
-            )
-        ]
-    if source.state == states.STARTING and not source.standby_signal:
-        return [
-            Blocker(
-                "primary_starting", source.host, "the old primary is starting up and may accept writes in a moment, with nothing lost",
-                source.problem or source.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
             )
         ]
     return [

@@ -152,6 +152,35 @@ def test_plan_past_a_cascades_parent_and_the_primary_out_of_reach_fences_both() 
     ]
 
 
+def test_plan_past_a_cascades_parent_that_is_down_waits_for_the_primary_that_is_starting() -> None:
+    starting = down(down(CASCADE, "pg1", states.STARTING, wal_end_lsn="0/9002000"), "pg2")
+    assert reasons(plan_failover(starting, "", LIMITS).blockers) == [("primary_starting", "pg1")]
+    dead = plan_failover(change(starting, "pg1", state=states.CRASHED), "", LIMITS)
+    assert (dead.source, dead.target, dead.fence, dead.lost_bytes, dead.blockers) == ("pg1", "pg3", ("pg1",), 8192, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, [("primary_starting", "pg1")], id="on the newest timeline, whomever the standbys name"),
+        pytest.param({"timeline": 0}, [("primary_starting", "pg1")], id="its timeline is unknown"),
+        pytest.param({"standby_signal": True}, [], id="it comes up as a standby"),
+        pytest.param({"state": states.CRASHED}, [], id="it is not starting"),
+    ],
+)
+def test_plan_waits_for_whoever_is_starting_to_accept_writes(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """pg2 was fenced by a run that was cut off, and pg3 follows it."""
+    topology = change(down(down(CASCADE, "pg1", states.STARTING), "pg2"), "pg2", fenced=True)
+    plan = plan_failover(change(topology, "pg1", **changes), "", LIMITS)
+    assert (plan.source, reasons(plan.blockers)) == ("pg2", expected)
+
+
+def test_plan_does_not_wait_for_a_starting_primary_that_a_role_change_left_behind() -> None:
+    topology = down(down(SECOND, "pg2"), "pg1", states.STARTING, standby_signal=False, timeline=1, timeline_history="")
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, plan.target, plan.fence, plan.blockers) == ("pg2", "pg3", ("pg1", "pg2"), ())
+
+
 def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_both() -> None:
     """pg2 was primary, and a run that died had promoted pg1 before pg3 was re-pointed: pg3 still names pg2."""
     topology = down(down(cluster(primary="pg2"), "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE)
