@@ -147,12 +147,13 @@ def failover_set_blockers(topology: Topology, source: Optional[Node], target: No
     if promised.num == 0:
         return ()
     price = " Or accept that with -e pg_accept_synchronous_loss=true."
+    start = source.to_start if source is not None else "start the old primary"
     if topology.rule is not None and topology.rule.degrade != WAIT and not promised_is_known(source):
         return (
             Blocker(
                 "synchronous_unknown", target.host, "it cannot be told whether the old primary still asked for confirmations",
                 "pg_synchronous_degrade {0}, its files cannot be read".format(topology.rule.degrade), "its files",
-                "Make the old primary's host reachable, or start it." + price,
+                "Make the old primary's host reachable, or {0}.{1}".format(start, price),
             ),
         )
     members = [node for node in topology.nodes if (source is None or node.host != source.host) and promised.has(node.member.application_name)]
@@ -167,7 +168,8 @@ def failover_set_blockers(topology: Topology, source: Optional[Node], target: No
     if len(in_sight) < needed:
         away = [node.host for node in members if node not in in_sight]
         seen = [words + " and ".join(names) for words, names in (("not running: ", away), ("not in the inventory: ", unknown)) if names]
-        hint = "Bring {0} {1}up, or start the old primary.{2}".format(" and ".join([*away, *unknown]), "into the inventory and " if unknown else "", price)
+        up = " and ".join([*away, *unknown]) + (" into the inventory and" if unknown else "")
+        hint = "Bring {0} up, or {1}.{2}".format(up, start, price)
         return (
             Blocker(
                 "synchronous_unseen", target.host, "it cannot be told whether it has every confirmed commit", "; ".join(seen),

@@ -222,7 +222,7 @@ def _down_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blo
             found.append(
                 Blocker(
                     "behind_on_timeline", target.host, "is on an older timeline than {0}, which is down".format(node.host), str(target.timeline),
-                    str(node.timeline), "Start {0} again instead, or take it out of the inventory when its data is given up.".format(node.host),
+                    str(node.timeline), "Instead {0}. Or take it out of the inventory when its data is given up.".format(node.to_start),
                 )
             )
         elif lost is not None and lost > allowed:
@@ -230,7 +230,7 @@ def _down_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blo
                 Blocker(
                     "data_loss", target.host, "lacks WAL that is safe on {0}".format(node.host), "{0} bytes".format(lost),
                     "at most {0}".format(allowed),
-                    "Start {0} again instead, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.host, lost),
+                    "Instead {0}. Or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.to_start, lost),
                 )
             )
     return found

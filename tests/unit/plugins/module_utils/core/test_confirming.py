@@ -180,6 +180,13 @@ def test_plan_failover_counts_who_confirms_and_is_in_no_inventory_any_more(text:
     assert all("pg4" in blocker.hint and "into the inventory" in blocker.hint for blocker in found)
 
 
+@pytest.mark.parametrize(("fenced", "expected"), [(False, "Bring pg3 up, or start pg1 again. Or"), (True, "Bring pg3 up, or touch boot_guard/allow in ")])
+def test_hint_of_a_member_out_of_sight_says_how_the_old_primary_starts(fenced: bool, expected: str) -> None:
+    dead = down(crashed(ruled(cluster()), 'ANY 1 ("pg2", "pg3")'), "pg3", states.STOPPED)
+    (blocker,) = plan_failover(change(dead, "pg1", fenced=fenced), "", LIMITS).blockers
+    assert (blocker.reason, blocker.hint.startswith(expected)) == ("synchronous_unseen", True), blocker.hint
+
+
 def test_promised_set_of_the_inventory_has_the_names_that_standbys_give() -> None:
     topology = ruled(cluster(("pg1", "pg2", "pgä3")))
     dead = down(topology, "pg1", states.UNREACHABLE)

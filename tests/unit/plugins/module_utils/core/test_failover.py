@@ -414,6 +414,22 @@ def test_plan_weighs_the_wal_that_only_the_dead_primary_has(
     assert (plan.lost_bytes, reasons(plan.blockers)) == (lost, expected)
 
 
+ALLOW = "touch boot_guard/allow in the state directory of pg1, which is fenced, start it (it opens read-only), then failover.yml -e pg_failover_unfenced="
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [
+        pytest.param(DEAD, "Instead start pg1 again. ", id="it is not fenced"),
+        pytest.param(FENCED, f"Instead {ALLOW}accept. Or ", id="it is, and its boot guard would refuse"),
+    ],
+)
+@pytest.mark.parametrize("changes", [{"wal_end_lsn": "0/F000000"}, {"timeline": 2, "standby_signal": False}])
+def test_hint_to_start_the_dead_primary_says_how(topology: Topology, expected: str, changes: dict[str, Any]) -> None:
+    (blocker,) = plan_failover(change(topology, "pg1", **changes), "", LIMITS).blockers
+    assert blocker.hint.startswith(expected)
+
+
 def test_plan_weighs_the_wal_of_a_standby_that_is_down() -> None:
     topology = down(DEAD, "pg3", states.STOPPED, wal_end_lsn="0/F000000")
     plan = plan_failover(topology, "", LIMITS)
