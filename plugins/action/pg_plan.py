@@ -50,7 +50,13 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.status imp
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import HAND_OVER, plan_switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, leave_time, problems
-from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, cluster_members, observed_topology, synchronous_rule
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import (
+    GROUP,
+    cluster_members,
+    fenced_by_this_run,
+    observed_topology,
+    synchronous_rule,
+)
 
 Result = dict[str, Any]
 display = Display()
@@ -172,9 +178,9 @@ class ActionModule(ActionBase):
             for line in lines:
                 display.display(line)
 
-    def _refuse(self, cluster: str, what: str, blockers: Sequence[Blocker]) -> None:
+    def _refuse(self, cluster: str, what: str, blockers: Sequence[Blocker], changed: str = "Nothing was changed.") -> None:
         data: Result = {"blockers": [blocker.as_result() for blocker in blockers], "reason": blockers[0].reason}
-        text = refusal(what, blockers) if self._speaks(cluster) else "Refused: {0}. The reasons stand at the first host.".format(what)
+        text = refusal(what, blockers, changed) if self._speaks(cluster) else "Refused: {0}. The reasons stand at the first host.".format(what)
         raise AnsibleActionFail(text, result=data)
 
     # -- the operations ----------------------------------------------------------------------------------------------------
@@ -238,7 +244,10 @@ class ActionModule(ActionBase):
         topology = self._topology()
         plan = plan_failover(topology, self._options["wanted"], self._limits(), self._options["source"])
         if plan.blockers:
-            self._refuse(topology.cluster, "failover of cluster {0}".format(topology.cluster), plan.blockers)
+            fenced = fenced_by_this_run([node.host for node in topology.nodes], self._vars["hostvars"])
+            changed = "{0} {1} fenced; nobody was promoted by this run.".format(" and ".join(fenced), "was" if len(fenced) == 1 else "were")
+            what = "failover of cluster {0}".format(topology.cluster)
+            self._refuse(topology.cluster, what, plan.blockers, changed if fenced else "Nothing was changed.")
         if plan.action == TAKE_OVER:
             lines = ["Cluster {0}: {1} takes over from {2}.".format(topology.cluster, plan.target, plan.source or "an unknown primary")]
         else:

@@ -15,13 +15,15 @@ def is_fenced(server: Server) -> bool:
     return not server.postmaster_pid() and server.standby_signal.exists() and bool(server.read_note("fenced"))
 
 
-def fence(server: Server) -> None:
-    """Arm first, then end the server: a start that slips in between already is a standby's.
+def fence(server: Server) -> bool:
+    """Arm first, then end the server: a start that slips in between already is a standby's. Return whether one ran.
 
     The upstream is taken out, so that the fenced server does not follow anybody by itself until it is rejoined.
     """
     server.write_note("fenced", {"by": "pg_fence"})
     server.write_standby_signal()
     server.set_auto_conf({"primary_conninfo": None, "primary_slot_name": None})
-    if server.postmaster_pid():
-        server.kill()
+    if not server.postmaster_pid():
+        return False
+    server.kill()
+    return True

@@ -277,8 +277,21 @@ def _confirm(server: Server, wanted: Optional[str]) -> None:
     server.reload()
 
 
+def _require_recovery(server: Server, upstream: Peer) -> None:
+    """Raise ServerError when this server is not in recovery: it was promoted since its place was decided, and its next start would undo that."""
+    with server.connect() as session:
+        if session.value("SELECT pg_is_in_recovery()"):
+            return
+    raise ServerError(
+        "this server accepts writes and is not made a standby of {0}".format(upstream.name), reason="runs_as_primary", observed="primary",
+        required="a standby", hint="Run status.yml to see who is primary; where there are two, heal.yml mends that.",
+    )
+
+
 def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -> dict[str, Any]:
-    """Carry the plan out, wait until the server is in its place, and return what is then observed of it."""
+    """Carry the plan out, wait until the server is in its place, and return what is then observed of it; raises ServerError."""
+    if place.upstream is not None:
+        _require_recovery(server, place.upstream)
     if check_mode:
         return observe(server)
     if plan.disarm:

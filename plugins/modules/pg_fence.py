@@ -29,6 +29,11 @@ fenced:
   description: Whether the server is fenced at the end.
   returned: success
   type: bool
+ended:
+  description: Whether a server ran here until it was fenced. It may have accepted writes until then.
+  returned: success
+  type: bool
+  version_added: 0.2.0
 """
 
 from typing import Any
@@ -42,9 +47,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import S
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Fence unless it is so already."""
     fenced = is_fenced(server)
-    if not fenced and not module.check_mode:
-        fence(server)
-    return {"changed": not fenced, "fenced": fenced or not module.check_mode, "diff": mapping_diff("server", {"fenced": fenced}, {"fenced": True})}
+    ended = not fenced and not module.check_mode and fence(server)
+    diff = mapping_diff("server", {"fenced": fenced}, {"fenced": True})
+    return {"changed": not fenced, "fenced": fenced or not module.check_mode, "ended": ended, "diff": diff}
 
 
 def main() -> None:

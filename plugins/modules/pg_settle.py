@@ -23,7 +23,7 @@ extends_documentation_fragment:
   - pg_ops.replication.attributes
 options:
   upstream:
-    description: Where this server streams from. Leave it out on the primary.
+    description: Where this server streams from. Leave it out on the primary. A server that is not in recovery is refused, and left as it is.
     type: dict
     suboptions:
       name:

@@ -80,6 +80,18 @@ def observed_topology(host: str, task_vars: Mapping[str, Any], variable: str) ->
     return Topology(members[0].cluster if members else "", tuple(nodes), rule)
 
 
+def fenced_by_this_run(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """Return the hosts that tasks before this one have fenced or had switched off, by what these registered; none at the beginning of a run."""
+
+    def registered(host: str, name: str, key: str) -> Any:
+        found = hostvars[host].get(name) or {}
+        return found.get(key) if not found.get("skipped") else None
+
+    return [
+        host for host in hosts if registered(host, "__pg_fenced", "fenced") is True or registered(host, "__pg_switched_off", "rc") == 0
+    ]
+
+
 def synchronous_rule(members: Sequence[Member], variables: Mapping[str, Any]) -> Optional[SynchronousRule]:
     """Return how the cluster replicates synchronously, None where it does not; the defaults are those of the role `common`.
 

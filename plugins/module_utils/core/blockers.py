@@ -41,8 +41,8 @@ class Blocker:
         }
 
 
-def refusal(what: str, blockers: Iterable[Blocker]) -> str:
-    """Return the text that refuses `what`, one blocker a line."""
-    lines: list[str] = ["Refused: " + what + ". Nothing was changed."]
+def refusal(what: str, blockers: Iterable[Blocker], changed: str = "Nothing was changed.") -> str:
+    """Return the text that refuses `what`, one blocker a line; `changed` says what the run has done before."""
+    lines: list[str] = ["Refused: {0}. {1}".format(what, changed)]
     lines.extend("  - " + blocker.message for blocker in blockers)
     return "\n".join(lines)

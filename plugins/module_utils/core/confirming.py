@@ -11,8 +11,10 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slots import application_name_for
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import (
     ASYNCHRONOUS,
+    NOBODY,
     WAIT,
     SynchronousRule,
     SynchronousSet,
@@ -125,12 +127,18 @@ def promised_set(topology: Topology, source: Optional[Node]) -> SynchronousSet:
     if rule is None:
         return ASYNCHRONOUS
     said = set_of(source) if source is not None else None
-    return said if said is not None else SynchronousSet(rule.mode, rule.num, rule.members)
+    return said if said is not None else SynchronousSet(rule.mode, rule.num, tuple(application_name_for(host) for host in rule.members))
 
 
 def promised_is_known(source: Optional[Node]) -> bool:
     """Whether the dead primary's own files say what its clients relied on; heal.yml may have let it go on without confirmations."""
     return source is not None and set_of(source) is not None
+
+
+def _names_without_host(topology: Topology, promised: SynchronousSet) -> list[str]:
+    """Return the names of a set that are no host's of this cluster; each once, as PostgreSQL compares them."""
+    known = {node.member.application_name.lower() for node in topology.nodes} | {"*", NOBODY}
+    return sorted({name.lower(): name for name in promised.names if name.lower() not in known}.values())
 
 
 def failover_set_blockers(topology: Topology, source: Optional[Node], target: Node) -> tuple[Blocker, ...]:
@@ -139,12 +147,13 @@ def failover_set_blockers(topology: Topology, source: Optional[Node], target: No
     if promised.num == 0:
         return ()
     price = " Or accept that with -e pg_accept_synchronous_loss=true."
+    start = source.to_start if source is not None else "start the old primary"
     if topology.rule is not None and topology.rule.degrade != WAIT and not promised_is_known(source):
         return (
             Blocker(
                 "synchronous_unknown", target.host, "it cannot be told whether the old primary still asked for confirmations",
                 "pg_synchronous_degrade {0}, its files cannot be read".format(topology.rule.degrade), "its files",
-                "Make the old primary's host reachable, or start it." + price,
+                "Make the old primary's host reachable, or {0}.{1}".format(start, price),
             ),
         )
     members = [node for node in topology.nodes if (source is None or node.host != source.host) and promised.has(node.member.application_name)]
@@ -153,13 +162,18 @@ def failover_set_blockers(topology: Topology, source: Optional[Node], target: No
         text = format_set(promised)
         return (Blocker("not_synchronous", target.host, "is not in the synchronous set, so it may lack confirmed commits", text, "a member", hint),)
     in_sight = [node for node in members if node.is_running_standby and node.position_lsn]
-    needed = needed_in_sight(promised.num, len(members))
+    unknown = _names_without_host(topology, promised)
+    # Each of these may hold a commit alone: one that was just taken out of the inventory confirms until a playbook has written the set anew.
+    needed = needed_in_sight(promised.num, len(members) + len(unknown))
     if len(in_sight) < needed:
-        unseen = " and ".join(node.host for node in members if node not in in_sight)
+        away = [node.host for node in members if node not in in_sight]
+        seen = [words + " and ".join(names) for words, names in (("not running: ", away), ("not in the inventory: ", unknown)) if names]
+        up = " and ".join([*away, *unknown]) + (" into the inventory and" if unknown else "")
+        hint = "Bring {0} up, or {1}.{2}".format(up, start, price)
         return (
             Blocker(
-                "synchronous_unseen", target.host, "it cannot be told whether it has every confirmed commit", "not running: {0}".format(unseen),
-                "{0} running synchronous standby(s)".format(needed), "Bring {0} up, or start the old primary.{1}".format(unseen, price),
+                "synchronous_unseen", target.host, "it cannot be told whether it has every confirmed commit", "; ".join(seen),
+                "{0} running synchronous standby(s)".format(needed), hint,
             ),
         )
     best = max(in_sight, key=lambda node: parse_lsn(node.position_lsn))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -43,7 +44,7 @@ class FailoverPlan:
     """What a failover will do. `lost_bytes` is the most that may be lost, None when it cannot be known.
 
     `fence` are the hosts whose servers are fenced there, `switch_off` those that cannot be reached and that the fence command ends.
-    `look_again`: one of these may write until it is fenced, so that who has most WAL is known only behind that.
+    `look_again`: one of these may write until it is fenced, or its hand-over promote somebody, so that who is to take over is known only behind that.
     `left` are running standbys that have WAL which the new primary lacks: they cannot follow it before start_new_standby.
     """
 
@@ -83,14 +84,18 @@ def _unfinished(topology: Topology, primary: Node) -> tuple[Node, ...]:
     )
 
 
-def _with_primary(topology: Topology, primary: Node, wanted: str) -> FailoverPlan:
-    """A primary is alive: finish a failover that was cut off before the others were re-pointed, or refuse."""
+def _with_primary(topology: Topology, primary: Node, wanted: str, source_host: str) -> FailoverPlan:
+    """A primary is alive: finish a failover that was cut off before the others were re-pointed, or refuse.
+
+    One that is seen behind the fence was promoted meanwhile, by the hand-over that the old primary was in: the rest of it is a failover's, too.
+    """
     stale = stale_primary_blockers(topology, primary)
     if stale:
         return FailoverPlan(TAKE_OVER, primary.host, "", blockers=stale)
     pending = _unfinished(topology, primary)
-    if wanted in ("", primary.host) and primary.timeline > 1 and (pending or _left_behind(topology, primary)):
-        source = pending[0].pending.source if pending else ""
+    meanwhile = source_host not in ("", primary.host)
+    if wanted in ("", primary.host) and primary.timeline > 1 and (meanwhile or pending or _left_behind(topology, primary)):
+        source = pending[0].pending.source if pending else source_host
         left = tuple(node.host for node in topology.standbys if plan_rejoin(topology, node).action not in (NOTHING, FOLLOW))
         notes = ("{0} is primary already; the others are re-pointed".format(primary.host),)
         return FailoverPlan(FINISH, source, primary.host, left=left, notes=notes)
@@ -121,10 +126,29 @@ def _perhaps_primary(topology: Topology, source: Node) -> tuple[Node, ...]:
     return tuple(node for node in out_of_reach if node.member.priority > 0 or node.member.initial_role == states.PRIMARY)
 
 
+def _starting(topology: Topology, source: Optional[Node]) -> list[Node]:
+    """Return who may be the primary again in a moment: the old one, or whoever else opens read-write on the newest timeline."""
+    newest = max((node.timeline for node in topology.standbys), default=0)
+    return [
+        node
+        for node in topology.nodes
+        if node.state == states.STARTING and not node.standby_signal and (node is source or not node.timeline or node.timeline >= newest)
+    ]
+
+
 def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) -> list[Blocker]:
     """Return why an old primary may go on writing: which server that cannot be reached, or is starting, nobody has ended."""
     if limits.unfenced == "accept":
         return []
+    starting = _starting(topology, source)
+    if starting:
+        return [
+            Blocker(
+                "primary_starting", node.host, "the old primary is starting up and may accept writes in a moment, with nothing lost",
+                node.problem or node.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
+            )
+            for node in starting
+        ]
     if source is None:
         return [
             Blocker(
@@ -137,13 +161,6 @@ def _fence_blockers(topology: Topology, source: Optional[Node], limits: Limits) 
             Blocker(
                 "not_fenced", source.host, "there is no data directory where the inventory says, but something at the old primary's port",
                 source.port_taken_by, "nothing there", "Look what it is. If no primary, repeat with -e pg_failover_unfenced=accept.",
-            )
-        ]
-    if source.state == states.STARTING and not source.standby_signal:
-        return [
-            Blocker(
-                "primary_starting", source.host, "the old primary is starting up and may accept writes in a moment, with nothing lost",
-                source.problem or source.state, "down", "Wait and look at status.yml; if it does not come up, stop it there, then repeat.",
             )
         ]
     return [
@@ -205,7 +222,7 @@ def _down_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blo
             found.append(
                 Blocker(
                     "behind_on_timeline", target.host, "is on an older timeline than {0}, which is down".format(node.host), str(target.timeline),
-                    str(node.timeline), "Start {0} again instead, or take it out of the inventory when its data is given up.".format(node.host),
+                    str(node.timeline), "Instead {0}. Or take it out of the inventory when its data is given up.".format(node.to_start),
                 )
             )
         elif lost is not None and lost > allowed:
@@ -213,7 +230,7 @@ def _down_blockers(topology: Topology, target: Node, limits: Limits) -> list[Blo
                 Blocker(
                     "data_loss", target.host, "lacks WAL that is safe on {0}".format(node.host), "{0} bytes".format(lost),
                     "at most {0}".format(allowed),
-                    "Start {0} again instead, or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.host, lost),
+                    "Instead {0}. Or accept the loss with -e pg_accept_data_loss_bytes={1}.".format(node.to_start, lost),
                 )
             )
     return found
@@ -314,6 +331,19 @@ def _fenced_by_this_run(topology: Topology, host: str) -> Optional[Node]:
     return node if node is not None and node.fenced and node.has_server_down else None
 
 
+def _hands_over(node: Optional[Node]) -> bool:
+    """Whether a hand-over from this node began, whose end was not proven: a run that has lost its controller may go on with it until it is fenced."""
+    return node is not None and node.pending.operation == "switchover"
+
+
+def _best(able: Sequence[Node], source: Optional[Node]) -> Optional[Node]:
+    """Return whom to promote, the first, or its equal that the old primary's hand-over may have told to promote: two promotions of one are one."""
+    if source is None or not _hands_over(source) or source.pending.phase != "promoting":
+        return able[0] if able else None
+    level = [node for node in able if (node.timeline, node.position_lsn) == (able[0].timeline, able[0].position_lsn)]
+    return next((node for node in level if node.host == source.pending.target), able[0] if able else None)
+
+
 def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: str = "") -> FailoverPlan:
     """Return what a failover does now; `wanted` is the node to promote, empty for the most advanced standby.
 
@@ -322,14 +352,14 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: 
     if wanted and topology.node(wanted) is None:
         return FailoverPlan(TAKE_OVER, "", wanted, blockers=promotion_blockers(topology, wanted))
     if topology.primary is not None:
-        return _with_primary(topology, topology.primary, wanted)
+        return _with_primary(topology, topology.primary, wanted, source_host)
     if len(topology.primaries) > 1:
         return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
     fenced = _fenced_by_this_run(topology, source_host)
     source = fenced or dead_primary(topology)
     promised = ASYNCHRONOUS if limits.accept_synchronous_loss else promised_set(topology, source)
     able = [node for node in candidates(topology) if _is_able(topology, node, promised)]
-    target = topology.node(wanted) if wanted else (able[0] if able else None)
+    target = topology.node(wanted) if wanted else _best(able, source)
     if target is None:
         seen = "; ".join(node.seen for node in topology.nodes)
         made = any(node.state not in (states.ABSENT, states.UNREACHABLE) for node in topology.nodes)
@@ -355,4 +385,5 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: 
         notes = (*notes, _synchronous_note(source, target))
     left = tuple(node.host for node, _bytes in _ahead(topology, target))
     writing = bool(off) or any(node.host in fence and node.state in (states.UNRESPONSIVE, states.STARTING) for node in topology.nodes)
-    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, writing, left, lost, tuple(found), notes)
+    again = writing or _hands_over(source)
+    return FailoverPlan(TAKE_OVER, source.host if source else "", target.host, fence, off, again, left, lost, tuple(found), notes)

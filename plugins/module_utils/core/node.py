@@ -231,6 +231,16 @@ class Node:
         return "It has less than the primary: set {0} on that host and restart its server; pg_wal_replay_resume() would stop it.".format(wanted)
 
     @property
+    def to_start(self) -> str:
+        """What starts a server that is down, and keeps what it has: the boot guard refuses one that is fenced, and it would open read-only."""
+        if not self.fenced:
+            return "start {0} again".format(self.host)
+        return (
+            "touch boot_guard/allow in the state directory of {0}, which is fenced, start it (it opens read-only),"
+            " then failover.yml -e pg_failover_unfenced=accept".format(self.host)
+        )
+
+    @property
     def is_streaming(self) -> bool:
         """Whether its WAL receiver says that it streams on the timeline that it replays."""
         return self.receiver.status == "streaming" and self.receiver.received_timeline >= self.timeline

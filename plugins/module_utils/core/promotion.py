@@ -134,11 +134,17 @@ def bytes_behind(node: Node, position_lsn: str) -> Optional[int]:
     return max(0, parse_lsn(position_lsn) - parse_lsn(node.position_lsn))
 
 
+def _lies_as_standby(node: Node) -> bool:
+    """Whether a node is down as a standby leaves it; a primary that was fenced, or armed by a switchover, has standby.signal too."""
+    return node.has_server_down and node.standby_signal and not node.fenced and node.pending.operation != "switchover"
+
+
 def dead_primary(topology: Topology) -> Optional[Node]:
     """Return the node that was primary when there is none now; None when it cannot be told.
 
     A data directory that would open read-write on a newer timeline than every standby's says it first: the standbys had stopped
-    following. Then the upstream of those on the newest timeline says it; then the one data directory on it that would open read-write.
+    following. Then the upstream of those on the newest timeline says it; then the one data directory on it that would open read-write,
+    which it also is where that upstream lies there as a standby: a cascade's parent that died with the primary.
     A standby or a primary on an older one was left behind by a role change before.
     """
     down = [node for node in topology.nodes if node.has_server_down and not node.standby_signal]
@@ -149,9 +155,9 @@ def dead_primary(topology: Topology) -> Optional[Node]:
     up = [topology.upstream_of(node) for node in topology.standbys if node.timeline == followed]
     named = [node for node in up if node is not None and not node.is_running_standby]
     hosts = {node.host for node in named}
-    if len(hosts) == 1:
-        return named[0]
     newest = [node for node in down if not node.timeline or node.timeline >= followed]
+    if len(hosts) == 1:
+        return newest[0] if _lies_as_standby(named[0]) and len(newest) == 1 and newest[0].was_primary else named[0]
     if len(newest) == 1:
         return newest[0]
     unseen = [node for node in topology.nodes if node.state == states.UNREACHABLE]

@@ -25,10 +25,10 @@ def assert_fenced(node: Node) -> None:
 def test_fence_running_primary_ends_it_for_good(each_pair: Pair) -> None:
     node = each_pair.primary
     checked = node.call("pg_fence", check_mode=True)
-    assert checked.changed and not checked["fenced"] and node.is_primary()
+    assert checked.changed and not checked["fenced"] and not checked["ended"] and node.is_primary()
     assert not (node.data / "standby.signal").exists() and node.note("fenced") == {}
     answer = node.call("pg_fence")
-    assert answer.changed and answer["fenced"] and answer["diff"] == checked["diff"]
+    assert answer.changed and answer["fenced"] and answer["ended"] and answer["diff"] == checked["diff"]
     assert_fenced(node)
 
 
@@ -49,7 +49,8 @@ def test_fence_crashed_primary_stays_down(pair: Pair) -> None:
 
 
 def test_fence_cleanly_stopped_primary_stays_down(stopped_pair: Pair) -> None:
-    assert stopped_pair.primary.call("pg_fence").changed
+    answer = stopped_pair.primary.call("pg_fence")
+    assert answer.changed and not answer["ended"]
     assert_fenced(stopped_pair.primary)
 
 

@@ -57,6 +57,17 @@ def test_settle_standby_follows_the_new_primary(pair: Pair) -> None:
     assert not settle(pair.standby, downstreams=["gamma"], slots_present=[pair.spare.slot]).changed
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_settle_server_that_was_promoted_meanwhile_is_not_made_a_standby(pair: Pair, check_mode: bool) -> None:
+    node = pair.primary
+    before = (node.data / "postgresql.auto.conf").read_text(encoding="utf-8")
+    answer = settle(node, pair.standby, check_mode=check_mode, slots_absent=[pair.standby.slot])
+    assert "accepts writes and is not made a standby of beta" in answer.refusal("runs_as_primary")
+    assert answer["node"]["role"] == "primary" and node.is_primary()
+    assert not (node.data / "standby.signal").exists() and pair.standby.slot in node.slots()
+    assert (node.data / "postgresql.auto.conf").read_text(encoding="utf-8") == before
+
+
 def test_settle_slot_that_a_sibling_leaves_late_is_dropped_in_the_end(pair: Pair) -> None:
     name = pair.standby.slot
     options = pair.primary.options(host_name="alpha", slot_name=pair.primary.slot, slots_absent=[name], timeout_seconds=10)

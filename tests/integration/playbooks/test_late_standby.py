@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A standby whose replay stands still or is delayed never wins, and holds no role change up."""
+"""A standby whose replay stands still or is delayed never wins, and holds no role change up; nor does a failover decide by what was seen too early."""
 
 from __future__ import annotations
 
@@ -125,3 +125,48 @@ def test_failover_takes_who_got_most_until_the_fence_took_hold(cluster: Cluster)
     assert cluster.sql(second, "SELECT to_regclass('late') IS NOT NULL") == "t"
     cluster.play("start_new_standby")
     cluster.assert_replicating(second)
+
+
+def cut_off(cluster: Cluster, target: str) -> str:
+    """Leave the primary as a switchover that was cut off in its window does; returns it."""
+    old = cluster.primary()
+    cluster.pg_ctl(old, "stop", "-m", "fast")
+    note = {"operation": "switchover", "source": old, "target": target, "phase": "armed"}
+    for path, text in ((cluster.data(old) / "standby.signal", ""), (cluster.own_state(old) / "pending.json", json.dumps(note))):
+        assert cluster.run_as_owner("tee", str(path), stdin=text).returncode == 0
+    return old
+
+
+def failover_with(cluster: Cluster, old: str, statement: str, host: str, *arguments: str) -> tuple[int, str]:
+    """Run failover.yml and, when the old primary's fence is there, a statement on another host; returns exit status and output in one line."""
+    run = cluster.start("failover", *arguments)
+    wait_for((cluster.own_state(old) / "fenced.json").exists, "the fence", timeout_seconds=60)
+    os.kill(run.pid, signal.SIGSTOP)  # the look behind the fence would come too early now and then
+    cluster.sql(host, statement)
+    os.kill(run.pid, signal.SIGCONT)
+    output, _errors = run.communicate(timeout=120)
+    return run.returncode, " ".join(output.split())
+
+
+def test_failover_beside_a_hand_over_that_goes_on_ends_with_the_one_primary_that_it_made(cluster: Cluster) -> None:
+    """The switchover's controller is lost, its module is not: behind the failover's first look, and before its fence, it promotes."""
+    first, second = (name for name in cluster.names if name != cluster.primary())
+    old = cut_off(cluster, second)
+    status, text = failover_with(cluster, old, "SELECT pg_promote()", second)
+    assert status == 0, text
+    assert f"{first} takes over from {old}" in text and f"finishing a failover to {second}" in text, text
+    assert cluster.primary() == second
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(second)
+
+
+def test_failover_that_is_refused_behind_the_fence_says_who_was_fenced(cluster: Cluster) -> None:
+    first, second = (name for name in cluster.names if name != cluster.primary())
+    old, wanted = cut_off(cluster, second), ("-e", f"pg_failover_to={first}")
+    status, text = failover_with(cluster, old, "SELECT pg_wal_replay_pause()", first, *wanted)
+    assert status != 0 and "its replay is paused" in text, text
+    assert f"Refused: failover of cluster main. {old} was fenced; nobody was promoted by this run." in text and "Nothing was changed" not in text, text
+    cluster.sql(first, "SELECT pg_wal_replay_resume()")
+    cluster.play("failover", *wanted)
+    cluster.play("start_new_standby")
+    cluster.assert_replicating(first)

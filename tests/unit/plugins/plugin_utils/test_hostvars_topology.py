@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import UNREACHABLE, Member
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import (
     cluster_members,
+    fenced_by_this_run,
     member_from_variables,
     node_from_registered,
     observed_topology,
@@ -114,3 +115,19 @@ def test_observed_topology_of_another_variable_is_unobserved() -> None:
 def test_observed_topology_of_a_host_outside_the_group_is_empty() -> None:
     task_vars = {"hostvars": {"x": {}}, "groups": {"pg_nodes": []}}
     assert (observed_topology("x", task_vars, "__seen").cluster, observed_topology("x", task_vars, "__seen").nodes) == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("registered", "expected"),
+    [
+        pytest.param({}, [], id="before the fence"),
+        pytest.param({"__pg_fenced": {"fenced": True}}, ["pg1"], id="fenced"),
+        pytest.param({"__pg_fenced": {"skipped": True}, "__pg_switched_off": {"rc": 0}}, ["pg1"], id="switched off"),
+        pytest.param({"__pg_fenced": {"skipped": True}, "__pg_switched_off": {"skipped": True, "rc": 0}}, [], id="left alone"),
+        pytest.param({"__pg_switched_off": {"rc": 1}}, [], id="the command failed"),
+        pytest.param({"__pg_fenced": {"unreachable": True}}, [], id="lost while it was fenced"),
+        pytest.param({"__pg_fenced": None}, [], id="nothing was registered"),
+    ],
+)
+def test_fenced_by_this_run_are_those_of_whom_that_is_certain(registered: dict[str, Any], expected: list[str]) -> None:
+    assert fenced_by_this_run(["pg1", "pg2"], {"pg1": registered, "pg2": {}}) == expected

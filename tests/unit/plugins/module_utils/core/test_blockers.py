@@ -44,5 +44,10 @@ def test_refusal_lists_every_blocker_on_a_line_of_its_own() -> None:
     assert refusal("the switchover", found) == "Refused: the switchover. Nothing was changed.\n  - pg1: is one.\n  - pg2: is two."
 
 
+def test_refusal_behind_a_change_says_what_that_was() -> None:
+    said = refusal("the failover", [Blocker("a", "pg1", "is one")], "pg1 was fenced; nobody was promoted.")
+    assert said == "Refused: the failover. pg1 was fenced; nobody was promoted.\n  - pg1: is one."
+
+
 def test_refusal_without_blockers_is_its_first_line() -> None:
     assert refusal("it", ()) == "Refused: it. Nothing was changed."

@@ -158,6 +158,41 @@ def test_plan_failover_promotes_nobody_who_may_lack_a_confirmed_commit(topology:
     assert accepted.blockers == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "away", "expected"),
+    [
+        pytest.param('ANY 1 ("pg2", "pg3", "pg4")', (), "not in the inventory: pg4", id="taken out, and it still confirms"),
+        pytest.param('ANY 1 ("pg2", "pg3", "pg4", "PG5")', ("pg3",), "not running: pg3; not in the inventory: PG5 and pg4", id="with one that is down"),
+        pytest.param('ANY 2 ("pg2", "pg3", "pg4")', (), "", id="two confirm, and two of the three are in sight"),
+        pytest.param('ANY 2 ("pg2", "pg3", "pg4", "pg5")', (), "not in the inventory: pg4 and pg5", id="two confirm, and two of the four are not"),
+        pytest.param('ANY 1 ("pg1", "pg2", "pg3")', (), "", id="the old primary itself confirmed nothing"),
+        pytest.param('ANY 1 ("PG2", "pg3", "Pg3")', (), "", id="without regard to case, and each once"),
+        pytest.param("ANY 1 (*)", (), "", id="whoever streams: who that may have been nobody knows"),
+        pytest.param('ANY 1 (pg2, "pg3", "*")', (), "", id="named and whoever streams"),
+    ],
+)
+def test_plan_failover_counts_who_confirms_and_is_in_no_inventory_any_more(text: str, away: tuple[str, ...], expected: str) -> None:
+    topology = crashed(ruled(cluster()), text)
+    for host in away:
+        topology = down(topology, host, states.STOPPED)
+    found = [blocker for blocker in plan_failover(topology, "", LIMITS).blockers if blocker.reason == "synchronous_unseen"]
+    assert [blocker.observed for blocker in found] == ([expected] if expected else [])
+    assert all("pg4" in blocker.hint and "into the inventory" in blocker.hint for blocker in found)
+
+
+@pytest.mark.parametrize(("fenced", "expected"), [(False, "Bring pg3 up, or start pg1 again. Or"), (True, "Bring pg3 up, or touch boot_guard/allow in ")])
+def test_hint_of_a_member_out_of_sight_says_how_the_old_primary_starts(fenced: bool, expected: str) -> None:
+    dead = down(crashed(ruled(cluster()), 'ANY 1 ("pg2", "pg3")'), "pg3", states.STOPPED)
+    (blocker,) = plan_failover(change(dead, "pg1", fenced=fenced), "", LIMITS).blockers
+    assert (blocker.reason, blocker.hint.startswith(expected)) == ("synchronous_unseen", True), blocker.hint
+
+
+def test_promised_set_of_the_inventory_has_the_names_that_standbys_give() -> None:
+    topology = ruled(cluster(("pg1", "pg2", "pgä3")))
+    dead = down(topology, "pg1", states.UNREACHABLE)
+    assert plan_failover(dead, "", Limits(unfenced="accept")).blockers == ()
+
+
 def test_plan_failover_takes_a_member_before_an_asynchronous_standby_that_is_ahead() -> None:
     topology = change(crashed(ruled(cluster(), members=("pg1", "pg2")), 'ANY 1 ("pg2")'), "pg3", receive_lsn="0/9000100")
     plan = plan_failover(topology, "", LIMITS)

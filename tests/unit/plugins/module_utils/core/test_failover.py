@@ -17,6 +17,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import (
     HISTORIES,
     MIB,
+    NOW,
     OTHER_SYSTEM,
     PAIR,
     change,
@@ -151,6 +152,35 @@ def test_plan_past_a_cascades_parent_and_the_primary_out_of_reach_fences_both() 
     ]
 
 
+def test_plan_past_a_cascades_parent_that_is_down_waits_for_the_primary_that_is_starting() -> None:
+    starting = down(down(CASCADE, "pg1", states.STARTING, wal_end_lsn="0/9002000"), "pg2")
+    assert reasons(plan_failover(starting, "", LIMITS).blockers) == [("primary_starting", "pg1")]
+    dead = plan_failover(change(starting, "pg1", state=states.CRASHED), "", LIMITS)
+    assert (dead.source, dead.target, dead.fence, dead.lost_bytes, dead.blockers) == ("pg1", "pg3", ("pg1",), 8192, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, [("primary_starting", "pg1")], id="on the newest timeline, whomever the standbys name"),
+        pytest.param({"timeline": 0}, [("primary_starting", "pg1")], id="its timeline is unknown"),
+        pytest.param({"standby_signal": True}, [], id="it comes up as a standby"),
+        pytest.param({"state": states.CRASHED}, [], id="it is not starting"),
+    ],
+)
+def test_plan_waits_for_whoever_is_starting_to_accept_writes(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """pg2 was fenced by a run that was cut off, and pg3 follows it."""
+    topology = change(down(down(CASCADE, "pg1", states.STARTING), "pg2"), "pg2", fenced=True)
+    plan = plan_failover(change(topology, "pg1", **changes), "", LIMITS)
+    assert (plan.source, reasons(plan.blockers)) == ("pg2", expected)
+
+
+def test_plan_does_not_wait_for_a_starting_primary_that_a_role_change_left_behind() -> None:
+    topology = down(down(SECOND, "pg2"), "pg1", states.STARTING, standby_signal=False, timeline=1, timeline_history="")
+    plan = plan_failover(topology, "", LIMITS)
+    assert (plan.source, plan.target, plan.fence, plan.blockers) == ("pg2", "pg3", ("pg1", "pg2"), ())
+
+
 def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_both() -> None:
     """pg2 was primary, and a run that died had promoted pg1 before pg3 was re-pointed: pg3 still names pg2."""
     topology = down(down(cluster(primary="pg2"), "pg1", states.UNREACHABLE), "pg2", states.UNREACHABLE)
@@ -248,6 +278,13 @@ def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
     assert reasons(plan_failover(topology, "", limits).blockers) == expected
 
 
+def handing_over(target: str, hosts: tuple[str, ...] = ("pg1", "pg2", "pg3"), *, phase: str = "armed") -> Topology:
+    """Return the cluster in the window of a switchover from pg1: it is stopped and would start as the target's standby."""
+    tie = Upstream(the(cluster(hosts), target).member.address, 5432)
+    note = replace(pending("switchover", "pg1", target), phase=phase)
+    return down(cluster(hosts), "pg1", states.STOPPED, standby_signal=True, role="standby", upstream=tie, pending=note)
+
+
 @pytest.mark.parametrize(
     ("topology", "limits", "again"),
     [
@@ -257,10 +294,55 @@ def test_plan_asks_about_whom_it_cannot_see_for_it_may_have_taken_over(
         pytest.param(down(cluster(), "pg1", states.STARTING), ACCEPT, True, id="it is coming up"),
         pytest.param(down(cluster(), "pg1", states.UNREACHABLE), FENCE, True, id="it is switched off first"),
         pytest.param(down(cluster(), "pg1", states.UNREACHABLE), ACCEPT, False, id="somebody has said that it is off"),
+        pytest.param(handing_over("pg3"), LIMITS, True, id="its hand-over may have lost its controller and go on"),
+        pytest.param(handing_over("pg3", phase="promoting"), LIMITS, True, id="the same behind the stop"),
+        pytest.param(down(cluster(), "pg1", pending=pending("failover", "pg3", "pg1")), LIMITS, False, id="its own promotion was not proven"),
     ],
 )
 def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_until_then(topology: Topology, limits: Limits, again: bool) -> None:
     assert plan_failover(topology, "", limits).look_again is again
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "wanted", "expected"),
+    [
+        pytest.param("promoting", {}, "", "pg3", id="its target, which it may have told to promote"),
+        pytest.param("promoting", {}, "pg2", "pg2", id="another one is named"),
+        pytest.param("armed", {}, "", "pg2", id="nobody was told yet"),
+        pytest.param("promoting", {"receive_lsn": "0/8000000", "replay_lsn": "0/8000000"}, "", "pg2", id="its target lacks WAL, so it was not told"),
+        pytest.param("promoting", {"member": {"priority": 0}}, "", "pg2", id="its target may never be primary any more"),
+        pytest.param("promoting", {"state": states.STOPPED}, "", "pg2", id="its target is down"),
+    ],
+)
+def test_plan_behind_a_hand_over_takes_its_target_among_equals(phase: str, changes: dict[str, Any], wanted: str, expected: str) -> None:
+    assert plan_failover(change(handing_over("pg3", phase=phase), "pg3", **changes), wanted, LIMITS).target == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "expected"),
+    [
+        pytest.param(("pg1", "pg2", "pg3"), "", (FINISH, "pg1", "pg3", []), id="the others are re-pointed"),
+        pytest.param(("pg1", "pg3"), "", (FINISH, "pg1", "pg3", []), id="there are no others"),
+        pytest.param(("pg1", "pg2", "pg3"), "pg3", (FINISH, "pg1", "pg3", []), id="it was to be promoted"),
+        pytest.param(("pg1", "pg2", "pg3"), "pg2", (TAKE_OVER, "pg3", "", [("primary_alive", "pg3")]), id="another one was"),
+    ],
+)
+def test_plan_behind_the_fence_finishes_with_whom_the_hand_over_has_promoted_meanwhile(
+    hosts: tuple[str, ...], wanted: str, expected: tuple[str, str, str, list[tuple[str, str]]]
+) -> None:
+    before = handing_over("pg3", hosts)
+    first = plan_failover(before, wanted, LIMITS)
+    assert (first.action, first.source, first.fence, first.look_again, first.blockers) == (TAKE_OVER, "pg1", ("pg1",), True, ())
+    left_at = f"1\t{NOW}\tno recovery target specified\n"
+    promoted = {"role": PRIMARY, "timeline": 2, "timeline_history": left_at, "standby_signal": False, "current_lsn": "0/9000200"}
+    again = plan_failover(change(change(before, "pg1", fenced=True, upstream=Upstream()), "pg3", **promoted), wanted, LIMITS, first.source)
+    assert (again.action, again.source, again.target, reasons(again.blockers)) == expected
+    assert (again.fence, again.left) == ((), ())
+
+
+def test_plan_behind_the_fence_does_not_finish_with_the_old_primary() -> None:
+    """Where somebody started it read-write behind the fence, it is no new one."""
+    assert reasons(plan_failover(cluster(timeline=2), "", LIMITS, "pg1").blockers) == [("primary_alive", "pg1")]
 
 
 def test_plan_behind_the_fence_goes_on_from_what_the_one_before_it_knew() -> None:
@@ -330,6 +412,22 @@ def test_plan_weighs_the_wal_that_only_the_dead_primary_has(
 ) -> None:
     plan = plan_failover(change(DEAD, "pg1", **changes), "pg2", limits)
     assert (plan.lost_bytes, reasons(plan.blockers)) == (lost, expected)
+
+
+ALLOW = "touch boot_guard/allow in the state directory of pg1, which is fenced, start it (it opens read-only), then failover.yml -e pg_failover_unfenced="
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [
+        pytest.param(DEAD, "Instead start pg1 again. ", id="it is not fenced"),
+        pytest.param(FENCED, f"Instead {ALLOW}accept. Or ", id="it is, and its boot guard would refuse"),
+    ],
+)
+@pytest.mark.parametrize("changes", [{"wal_end_lsn": "0/F000000"}, {"timeline": 2, "standby_signal": False}])
+def test_hint_to_start_the_dead_primary_says_how(topology: Topology, expected: str, changes: dict[str, Any]) -> None:
+    (blocker,) = plan_failover(change(topology, "pg1", **changes), "", LIMITS).blockers
+    assert blocker.hint.startswith(expected)
 
 
 def test_plan_weighs_the_wal_of_a_standby_that_is_down() -> None:

@@ -24,6 +24,7 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
     change,
     cluster,
     down,
+    pending,
     reasons,
     the,
 )
@@ -133,6 +134,9 @@ LEFT_BEHIND = change(
 )  # fmt: skip
 
 
+CASCADE_DOWN = down(down(cluster(upstreams={"pg3": "pg2"}), "pg1"), "pg2")
+
+
 @pytest.mark.parametrize("state", EVERY_DOWN_STATE)
 def test_dead_primary_is_whom_the_standbys_follow(state: str) -> None:
     found = dead_primary(down(cluster(), "pg1", state))
@@ -170,6 +174,15 @@ def test_dead_primary_is_whom_the_standbys_follow(state: str) -> None:
         pytest.param(
             down(DEAD, "pg2", timeline=2, timeline_history=HISTORIES[2]), "pg1", id="a standby that is down cannot have been primary"
         ),
+        pytest.param(CASCADE_DOWN, "pg1", id="a cascade's parent that died with the primary"),
+        pytest.param(change(CASCADE_DOWN, "pg1", state=states.STARTING), "pg1", id="the same, and the primary is coming up again"),
+        pytest.param(change(CASCADE_DOWN, "pg2", state=states.STARTING), "pg1", id="the same, and the parent is"),
+        pytest.param(change(CASCADE_DOWN, "pg2", fenced=True), "pg2", id="a parent that is fenced was the primary"),
+        pytest.param(change(CASCADE_DOWN, "pg2", pending=pending("switchover", "pg2", "pg3")), "pg2", id="so was one that hands over"),
+        pytest.param(change(CASCADE_DOWN, "pg2", standby_signal=False), "pg2", id="and one that would open read-write itself"),
+        pytest.param(change(CASCADE_DOWN, "pg1", standby_signal=True), "pg2", id="nobody would open read-write"),
+        pytest.param(change(CASCADE_DOWN, "pg1", rewind_unfinished=True), "pg2", id="who would is half rewound"),
+        pytest.param(down(CASCADE_DOWN, "pg2", states.UNREACHABLE), "pg2", id="a parent out of sight may have taken over"),
         pytest.param(down(down(cluster(PAIR), "pg1"), "pg2"), "pg1", id="no standby runs"),
         pytest.param(change(cluster(PAIR), "pg1", role="standby", upstream=Upstream("192.0.2.2")), None, id="a circle of standbys"),
     ],
