@@ -213,6 +213,11 @@ BLOCKED = [
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=48_000_000), [], id="disk just large enough"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=0), [("disk_too_small", "pg2")], id="disk full"),
     pytest.param(change(cluster(PAIR), "pg2", disk_free_bytes=0), [], id="a standby that is there needs no copy"),
+    pytest.param(change(cluster(PAIR), "pg1", problem="too many clients"), [("unasked_primary", "pg1")], id="the primary runs and cannot be asked"),
+    pytest.param(change(cluster(PAIR), "pg2", problem="too many clients"), [], id="a standby runs and cannot be asked"),
+    pytest.param(
+        change(cluster(PAIR), "pg1", state=states.STARTING, problem="the database system is starting up"), [], id="the primary is starting"
+    ),
     pytest.param(change(cluster(PAIR), "pg2", upstream=Upstream(), fenced=True), [], id="it runs, whatever its files say"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", fenced=True), [("not_running", "pg2")], id="down and fenced"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", rewind_unfinished=True), [("not_running", "pg2")], id="down, half rewound"),
@@ -233,6 +238,22 @@ BLOCKED = [
 @pytest.mark.parametrize(("topology", "expected"), BLOCKED)
 def test_plan_refuses_before_anything_is_changed(topology: Topology, expected: list[tuple[str, str]]) -> None:
     assert summary(topology)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("problem", "installs", "expected"),
+    [
+        (states.NO_PSYCOPG2, True, []),
+        (states.NO_PSYCOPG2, False, ["unasked_primary"]),
+        ("too many clients", True, ["unasked_primary"]),
+        ("too many clients", False, ["unasked_primary"]),
+    ],
+)
+def test_plan_lets_a_primary_pass_unasked_only_for_what_is_installed_next(problem: str, installs: bool, expected: list[str]) -> None:
+    topology = change(stranger(fresh(PAIR), "pg1"), "pg1", problem=problem)
+    for host in PAIR:
+        plan = plan_setup(topology, host, installs=installs)
+        assert (plan.primary, [blocker.reason for blocker in plan.blockers]) == ("pg1", expected)
 
 
 def test_plan_names_two_primaries_of_one_cluster_though_the_first_is_down() -> None:
