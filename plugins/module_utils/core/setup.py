@@ -112,6 +112,11 @@ def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]
     return found
 
 
+def _was_set_up(node: Node) -> bool:
+    """Whether a node's files tell of a cluster: then a new primary would not be its first, and what lies there may be the only copy of the data."""
+    return node.role == STANDBY or node.timeline > 1 or node.fenced or node.rewind_unfinished or bool(node.pending.operation)
+
+
 def _initial_primary(topology: Topology) -> Optional[Node]:
     """Return who is primary: the running one, else the inventory's; None when that one was replaced or cannot be told.
 
@@ -127,7 +132,7 @@ def _initial_primary(topology: Topology) -> Optional[Node]:
         return running[0]
     if first is None or first.standby_signal or first.fenced or first.rewind_unfinished:
         return None
-    if first.state == states.ABSENT and any(node.role == STANDBY for node in topology.nodes):
+    if first.state == states.ABSENT and any(_was_set_up(node) for node in topology.nodes):
         return None
     overtaken = [n for n in topology.nodes if n.timeline > first.timeline and n.system_identifier == first.system_identifier != ""]
     return None if overtaken else first
@@ -214,7 +219,8 @@ def plan_setup(topology: Topology, host: str, replace_data: bool = False, instal
         seen = "; ".join(node.seen for node in topology.nodes)
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
-                    "Use failover.yml or start_new_standby.yml for a cluster that was set up before."),
+                    "Use failover.yml or start_new_standby.yml for a cluster that was set up before; where its last primary is down, start that first. "
+                    "Data of another cluster that stands in the way: move it away yourself."),
         ))
     found = _unasked_blockers(primary, installs)
     for node in topology.nodes:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node, Upstream
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node, Pending, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import (
     ADOPT,
     CLONE,
@@ -175,7 +175,16 @@ OVERTAKEN = change(
     timeline_history="",
 )
 
+PROMOTED_IS_DOWN = down(down(cluster(PAIR, primary="pg2", timeline=2), "pg1", states.ABSENT), "pg2", states.STOPPED)
+
 NO_PRIMARY = [
+    pytest.param(PROMOTED_IS_DOWN, id="the first primary's data is gone, the promoted server is down"),
+    pytest.param(change(PROMOTED_IS_DOWN, "pg2", state=states.UNRESPONSIVE), id="the promoted server hangs"),
+    pytest.param(change(PROMOTED_IS_DOWN, "pg2", state=states.RUNNING, roles=(), problem="too many clients"), id="the promoted server cannot be asked"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.STOPPED, fenced=True), id="the first primary's data is gone, another was fenced"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.CRASHED, rewind_unfinished=True), id="another is half rewound"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.STOPPED, pending=Pending("switchover", "pg2", "pg1")), id="another handed over"),
+    pytest.param(change(fresh(PAIR), "pg1", pending=Pending("switchover", "pg1", "pg2")), id="the first primary's data is gone, its note is not"),
     pytest.param(change(cluster(), "pg2", role=PRIMARY, standby_signal=False), id="two primaries of one cluster"),
     pytest.param(down(cluster(), "pg1", states.ABSENT), id="the primary's data is gone, standbys have it"),
     pytest.param(down(cluster(primary="pg2", timeline=2), "pg2"), id="the first primary is a standby now"),
