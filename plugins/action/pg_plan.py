@@ -26,7 +26,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.heal impor
     plan_heal,
     way_back,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Node
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import NO_PSYCOPG2, PRIMARY, STANDBY, Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.placement import (
     after_change,
     after_rejoin,
@@ -126,6 +126,7 @@ class ActionModule(ActionBase):
                 "wanted": {"type": "str", "default": ""},
                 "source": {"type": "str", "default": ""},
                 "replace_data": {"type": "bool", "default": False},
+                "installs": {"type": "bool", "default": False},
                 "limits": {"type": "dict", "default": {}},
                 "expect_all": {"type": "bool", "default": True},
                 "close_note": {"type": "str", "default": ""},
@@ -195,16 +196,18 @@ class ActionModule(ActionBase):
 
     def _setup(self) -> Result:
         topology = self._topology()
-        plan = plan_setup(topology, self._host, self._options["replace_data"])
+        allowed = (self._options["replace_data"], self._options["installs"])
+        plan = plan_setup(topology, self._host, *allowed)
         if plan.blockers:
             self._refuse(topology.cluster, "setting up cluster {0}".format(topology.cluster), plan.blockers)
-        actions = {node.host: plan_setup(topology, node.host, self._options["replace_data"]).action for node in topology.nodes}
+        actions = {node.host: plan_setup(topology, node.host, *allowed).action for node in topology.nodes}
         if self._speaks(topology.cluster):
             steps = ["{0} {1}".format(host, action) for host, action in actions.items()]
             display.display("Cluster {0}: primary {1}; {2}".format(topology.cluster, plan.primary, ", ".join(steps)))
         after = after_change(topology, "", plan.primary, source_returns=False)
         decided = _decided(topology, after, self._host, plan.action, "", plan.primary)
         decided["role"] = plan.role
+        decided["ask_again"] = [node.host for node in topology.nodes if node.problem == NO_PSYCOPG2]
         primary = next(node for node in topology.nodes if node.host == plan.primary)
         arriving = [host for host, action in actions.items() if action != KEEP]
         decided["slots"] = list(slots_at_primary(topology, primary, arriving))

@@ -145,6 +145,8 @@ def observe_files(server: Server) -> dict[str, Any]:
     settings = server.read_auto_conf()
     down_cleanly = control.cluster_state in ("shut down", "shut down in recovery")
     signal_file = server.standby_signal.exists() or server.data("recovery.signal").exists()
+    # A standby's control file has these of its primary.
+    last_run_with = {} if signal_file else {"wal_level": control.wal_level, "max_wal_senders": str(control.max_wal_senders)}
     return {
         "state": states.STOPPED if down_cleanly else states.CRASHED,
         "role": states.STANDBY if signal_file else states.PRIMARY,
@@ -165,7 +167,7 @@ def observe_files(server: Server) -> dict[str, Any]:
         "data_checksums": control.data_checksums,
         "wal_log_hints": control.wal_log_hints,
         "upstream": _upstream(settings),
-        "settings": {name: settings[name] for name in (SYNCHRONOUS,) if name in settings},
+        "settings": {**last_run_with, **{name: settings[name] for name in (SYNCHRONOUS,) if name in settings}},
         "slots": [{"name": name, "type": "logical"} for name in _logical_slots_of_files(server)],
     }
 

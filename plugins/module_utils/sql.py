@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import NO_PSYCOPG2
 
 try:
     import psycopg2
@@ -127,9 +128,7 @@ def _text(error: Exception) -> str:
 def require_psycopg2() -> None:
     """Raise one clear error where psycopg2 is missing."""
     if not HAS_PSYCOPG2:
-        raise SqlError(
-            "Python on this host has no psycopg2", reason="no_psycopg2", hint="Install python3-psycopg2 (initial_setup.yml does it)."
-        )
+        raise SqlError(NO_PSYCOPG2, reason="no_psycopg2", hint="Install python3-psycopg2 (initial_setup.yml does it).")
 
 
 def connect(parameters: dict[str, Any], *, timeout_seconds: float, as_uid: Optional[int] = None, replication: bool = False) -> Session:

@@ -47,6 +47,13 @@ options:
     description: Whether foreign data on a standby's host may be set aside.
     type: bool
     default: false
+  installs:
+    description:
+      - With O(operation=setup), whether the packages that the hosts need are installed next. Then a server that could not be asked without psycopg2
+        is no reason to refuse, and RV(ask_again) names its host.
+    type: bool
+    default: false
+    version_added: 0.2.0
   limits:
     description: What a role change may take for granted, by the names of the role's variables without C(pg_).
     type: dict
@@ -115,6 +122,11 @@ place:
 down:
   description: Hosts whose server does not run and gets the new secrets all the same.
   returned: for rotate
+  type: list
+  elements: str
+ask_again:
+  description: Hosts whose server could not be asked without psycopg2. Once they have it, observe them and plan again.
+  returned: for setup
   type: list
   elements: str
 since:

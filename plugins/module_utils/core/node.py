@@ -22,6 +22,8 @@ UNREACHABLE = "unreachable"  # nothing could be observed on the host
 
 # Why nothing was, where somebody wanted it so.
 OUTSIDE_RUN = "it is outside this run (--limit)"
+# Why a server that runs could not be asked, where initial_setup can do something about it.
+NO_PSYCOPG2 = "Python on this host has no psycopg2"
 
 PRIMARY = "primary"
 STANDBY = "standby"

@@ -112,6 +112,11 @@ def _member_blockers(member: Member, members: Sequence[Member]) -> list[Blocker]
     return found
 
 
+def _was_set_up(node: Node) -> bool:
+    """Whether a node's files tell of a cluster: then a new primary would not be its first, and what lies there may be the only copy of the data."""
+    return node.role == STANDBY or node.timeline > 1 or node.fenced or node.rewind_unfinished or bool(node.pending.operation)
+
+
 def _initial_primary(topology: Topology) -> Optional[Node]:
     """Return who is primary: the running one, else the inventory's; None when that one was replaced or cannot be told.
 
@@ -127,10 +132,24 @@ def _initial_primary(topology: Topology) -> Optional[Node]:
         return running[0]
     if first is None or first.standby_signal or first.fenced or first.rewind_unfinished:
         return None
-    if first.state == states.ABSENT and any(node.role == STANDBY for node in topology.nodes):
+    if first.state == states.ABSENT and any(_was_set_up(node) for node in topology.nodes):
         return None
     overtaken = [n for n in topology.nodes if n.timeline > first.timeline and n.system_identifier == first.system_identifier != ""]
     return None if overtaken else first
+
+
+def _unasked_blockers(primary: Node, installs: bool) -> list[Blocker]:
+    """Refuse a primary that runs and could not be asked: settings that must be kept and roles with their passwords are known from its answer alone.
+
+    With `installs` what it lacks for that comes yet, and it is asked again.
+    """
+    if not (primary.is_running_primary and primary.problem) or (installs and primary.problem == states.NO_PSYCOPG2):
+        return []
+    lacking = primary.problem == states.NO_PSYCOPG2
+    return [
+        Blocker("unasked_primary", primary.host, "its server runs and could not be asked for its settings and roles", primary.problem, "an answer",
+                "Install python3-psycopg2 there." if lacking else "Look at its log; let pg_superuser in over its socket.")
+    ]
 
 
 def _node_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocker]:
@@ -190,16 +209,20 @@ def _standby_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blo
     return found
 
 
-def plan_setup(topology: Topology, host: str, replace_data: bool = False) -> SetupPlan:
-    """Return what initial_setup does on one host; the blockers are the whole cluster's, so that nothing is half done."""
+def plan_setup(topology: Topology, host: str, replace_data: bool = False, installs: bool = False) -> SetupPlan:
+    """Return what initial_setup does on one host; the blockers are the whole cluster's, so that nothing is half done.
+
+    `installs` says that packages are installed next, and that the plan is made again where a server could not be asked without them.
+    """
     primary = _initial_primary(topology)
     if primary is None:
         seen = "; ".join(node.seen for node in topology.nodes)
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
-                    "Use failover.yml or start_new_standby.yml for a cluster that was set up before."),
+                    "Use failover.yml or start_new_standby.yml for a cluster that was set up before; where its last primary is down, start that first. "
+                    "Data of another cluster that stands in the way: move it away yourself."),
         ))
-    found: list[Blocker] = []
+    found = _unasked_blockers(primary, installs)
     for node in topology.nodes:
         found.extend(_node_blockers(node, primary, replace_data))
     if not any(blocker.reason in ("foreign_data", "two_primaries") for blocker in found) and not replace_data:

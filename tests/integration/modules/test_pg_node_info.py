@@ -107,6 +107,9 @@ def test_info_stopped_servers(stopped_pair: Pair) -> None:
     assert (standby["state"], standby["role"], standby["control_state"]) == ("stopped", "standby", "shut down in recovery")
     assert primary["checkpoint_lsn"] == stopped_pair.primary.control("Latest checkpoint location")
     assert standby["upstream"]["port"] == stopped_pair.primary.port
+    # What set-up must not lower. The standby's control file says it of its primary.
+    kept = {"wal_level": stopped_pair.primary.control("wal_level setting"), "max_wal_senders": stopped_pair.primary.control("max_wal_senders setting")}
+    assert {name: primary["settings"].get(name) for name in kept} == kept and not set(kept) & set(standby["settings"])
 
 
 def test_info_stopped_standby_knows_its_delay(stopped_pair: Pair) -> None:

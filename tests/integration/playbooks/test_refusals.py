@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -158,6 +159,33 @@ def test_running_foreign_server_on_a_standby_host_is_refused(existing: Cluster) 
 def test_restart_of_a_server_that_is_taken_over_is_refused(existing: Cluster) -> None:
     said = ("pgsql1: the running server must be restarted", "listen_addresses localhost", "Repeat with -e pg_primary_restart=true")
     refused(existing, "initial_setup", "-e", "pg_standby_replace_data=true", said=said)
+
+
+def without_psycopg2(cluster: Cluster) -> tuple[dict[str, Any], Path]:
+    """Return variables for a Python that has no psycopg2, and the file with which it has."""
+    wrapper, installed = cluster.state / "python_without", cluster.state / "psycopg2_is_installed"
+    python = cluster.local.interpreter
+    wrapper.write_text(f'#!/bin/sh\n[ -e {installed} ] && exec {python} "$@"\nexec {python} -S "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    return {"ansible_python_interpreter": str(wrapper)}, installed
+
+
+def test_running_server_that_cannot_be_asked_is_not_taken_over(existing: Cluster) -> None:
+    variables, _installed = without_psycopg2(existing)
+    said = ("pgsql1: its server runs and could not be asked", "no psycopg2", "Install python3-psycopg2 there")
+    options = ("-e", "pg_standby_replace_data=true", "-e", "pg_primary_restart=true")
+    refused(existing, "initial_setup", *options, said=said, inventory={"pgsql1": variables})
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks dpkg what is installed")
+def test_running_server_is_asked_again_once_psycopg2_is_installed(existing: Cluster) -> None:
+    variables, installed = without_psycopg2(existing)
+    # Packages that every Debian has: naming them is what installs psycopg2 here.
+    packages = f"{{{{ ['base-files', 'dpkg' ~ lookup('ansible.builtin.pipe', 'touch {installed}')] }}}}"
+    both = {"pg_node_install": True, "pg_node_packages": packages, "pg_node_server_packages": ["base-files"]}
+    said = ("Look again", "pgsql1: the running server must be restarted", "listen_addresses localhost")
+    inventory = {"pgsql1": {**both, **variables}, "pgsql2": {**both, "pg_node_packages": ["base-files"]}}
+    refused(existing, "initial_setup", "-e", "pg_standby_replace_data=true", said=said, inventory=inventory)
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node, Upstream
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, STANDBY, Member, Node, Pending, Upstream
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.setup import (
     ADOPT,
     CLONE,
@@ -175,7 +175,16 @@ OVERTAKEN = change(
     timeline_history="",
 )
 
+PROMOTED_IS_DOWN = down(down(cluster(PAIR, primary="pg2", timeline=2), "pg1", states.ABSENT), "pg2", states.STOPPED)
+
 NO_PRIMARY = [
+    pytest.param(PROMOTED_IS_DOWN, id="the first primary's data is gone, the promoted server is down"),
+    pytest.param(change(PROMOTED_IS_DOWN, "pg2", state=states.UNRESPONSIVE), id="the promoted server hangs"),
+    pytest.param(change(PROMOTED_IS_DOWN, "pg2", state=states.RUNNING, roles=(), problem="too many clients"), id="the promoted server cannot be asked"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.STOPPED, fenced=True), id="the first primary's data is gone, another was fenced"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.CRASHED, rewind_unfinished=True), id="another is half rewound"),
+    pytest.param(stranger(fresh(PAIR), "pg2", state=states.STOPPED, pending=Pending("switchover", "pg2", "pg1")), id="another handed over"),
+    pytest.param(change(fresh(PAIR), "pg1", pending=Pending("switchover", "pg1", "pg2")), id="the first primary's data is gone, its note is not"),
     pytest.param(change(cluster(), "pg2", role=PRIMARY, standby_signal=False), id="two primaries of one cluster"),
     pytest.param(down(cluster(), "pg1", states.ABSENT), id="the primary's data is gone, standbys have it"),
     pytest.param(down(cluster(primary="pg2", timeline=2), "pg2"), id="the first primary is a standby now"),
@@ -213,6 +222,11 @@ BLOCKED = [
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=48_000_000), [], id="disk just large enough"),
     pytest.param(change(stranger(fresh(PAIR), "pg1"), "pg2", disk_free_bytes=0), [("disk_too_small", "pg2")], id="disk full"),
     pytest.param(change(cluster(PAIR), "pg2", disk_free_bytes=0), [], id="a standby that is there needs no copy"),
+    pytest.param(change(cluster(PAIR), "pg1", problem="too many clients"), [("unasked_primary", "pg1")], id="the primary runs and cannot be asked"),
+    pytest.param(change(cluster(PAIR), "pg2", problem="too many clients"), [], id="a standby runs and cannot be asked"),
+    pytest.param(
+        change(cluster(PAIR), "pg1", state=states.STARTING, problem="the database system is starting up"), [], id="the primary is starting"
+    ),
     pytest.param(change(cluster(PAIR), "pg2", upstream=Upstream(), fenced=True), [], id="it runs, whatever its files say"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", fenced=True), [("not_running", "pg2")], id="down and fenced"),
     pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", rewind_unfinished=True), [("not_running", "pg2")], id="down, half rewound"),
@@ -233,6 +247,22 @@ BLOCKED = [
 @pytest.mark.parametrize(("topology", "expected"), BLOCKED)
 def test_plan_refuses_before_anything_is_changed(topology: Topology, expected: list[tuple[str, str]]) -> None:
     assert summary(topology)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("problem", "installs", "expected"),
+    [
+        (states.NO_PSYCOPG2, True, []),
+        (states.NO_PSYCOPG2, False, ["unasked_primary"]),
+        ("too many clients", True, ["unasked_primary"]),
+        ("too many clients", False, ["unasked_primary"]),
+    ],
+)
+def test_plan_lets_a_primary_pass_unasked_only_for_what_is_installed_next(problem: str, installs: bool, expected: list[str]) -> None:
+    topology = change(stranger(fresh(PAIR), "pg1"), "pg1", problem=problem)
+    for host in PAIR:
+        plan = plan_setup(topology, host, installs=installs)
+        assert (plan.primary, [blocker.reason for blocker in plan.blockers]) == ("pg1", expected)
 
 
 def test_plan_names_two_primaries_of_one_cluster_though_the_first_is_down() -> None:
