@@ -38,7 +38,8 @@ What can be lost:
   `pg_synchronous_degrade=async`, and for sessions that leave `synchronous_commit` alone: docs/synchronous.md.
 - **Asynchronous failovers: commits that no standby had yet.** `failover.yml` says how many bytes of WAL at most; `start_new_standby.yml` lists the
   transactions. The checker compares: a missing row that is in no such list fails the scenario, and so does a listed one that is there.
-  So do more missing rows than the announced WAL can hold; "-" stands where no failover ran, or where it said that it cannot know.
+  So do more missing rows than the announced WAL can hold; "-" stands where no failover ran, or where it said that it cannot know,
+  and nothing in rounds that did not record it yet.
   A kill or a cut that came too late to hit its playbook fails the scenario, too.
 - **Failovers that somebody lets happen unfenced (`pg_failover_unfenced=accept`) while the old primary still runs: all that it accepts until it is
   stopped.** A frozen machine accepts writes again the moment it thaws; nothing on it can know better. `pg_fence_command` switches such a
@@ -120,11 +121,15 @@ def kept() -> list[dict[str, Any]]:
 
 
 def save(results: Sequence[Result], around: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Keep the results of one call of `make chaos`, for the document; `earlier` ones stand before them, unless their seed was played again."""
+    """Keep the results of one call of `make chaos`, each with its commit, for the document.
+
+    `earlier` ones stand before them, unless their seed was played again.
+    """
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     seeds = {result.seed for result in results}
     before = [each for each in earlier if each["seed"] not in seeds]
-    content = {**around, "kept": bool(before), "results": [*before, *(asdict(result) for result in results)]}
+    played = [{**asdict(result), "commit": around["commit"]} for result in results]
+    content = {**around, "kept": bool(before), "results": [*before, *played]}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -147,8 +152,9 @@ def findings_table() -> list[str]:
 
 def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one round's figures, in the order in which it was played."""
+    commits = {each.get("commit", "") for each in results} - {""}
     lines = [
-        f"## SEED={seed}",
+        f"## SEED={seed}" + "".join(f", commit {commit}" for commit in sorted(commits)),
         "",
         "| scenario | verdict | seconds | acknowledged | announced, bytes | missing | of these reported | twice | longest gap, s |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -158,7 +164,7 @@ def round_table(seed: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"| {each['scenario']} | not played: {each['skipped']} | | | | | | | |")
             continue
         verdict = "**FAILED**" if each["problems"] else "passed"
-        announced = each.get("announced_bytes")
+        announced = each.get("announced_bytes", "")
         announced = "-" if announced is None else announced
         lines.append(
             f"| {each['scenario']} | {verdict} | {each['seconds']:.0f} | {each['acknowledged']} | {announced} | {each['missing']} | {each['reported']} |"
