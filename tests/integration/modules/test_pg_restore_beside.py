@@ -276,7 +276,7 @@ def test_restore_repeated_during_recovery_that_misses_its_target_says_why(past: 
 def kill_while_filling(past: Restorable, name: str, port: int) -> None:
     """Have a restore lose its module, while pgBackRest's slow stand-in lives on and fills the directory."""
     run = past.start(name, port)
-    wait_for(lambda: (past.directory / "base" / "filling.5").exists(), "the directory's filling")
+    wait_for((past.directory / "base" / "filling.5").exists, "the directory's filling")
     run.kill()
     assert len(past.leftovers()) == 1
 

@@ -234,6 +234,7 @@ def test_plan_takes_a_hand_over_up_again_to_the_target_that_it_had(wanted: str) 
     assert (plan.action, plan.source, plan.target, plan.blockers) == (HAND_OVER, "pg1", "pg2", ())
     assert plan.notes == ("an interrupted switchover is taken up again",)
 
+
 # The same on timeline 2, where pg3 does not answer and would open read-write.
 LATER = change(
     change(change(down(CUT, "pg3", states.UNRESPONSIVE), "pg3", standby_signal=False, role=PRIMARY, timeline=2), "pg2", timeline=2), "pg1", timeline=2
