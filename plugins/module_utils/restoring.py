@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,8 +21,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.observe import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim, sync_directory
 
 NOTE = "pg_ops_restore.json"
-# Beside the directory, until it is complete: the request, and the inode that tells this directory from a later one of that name.
+# Beside the directory, until it is complete: the request, and the mark that tells this directory from a later one of that name.
 BEGUN = "restore"
+MARK = "user.pg_ops_restore"
 LOG = "pg_ops_restore.log"
 STATE_SUFFIX = ".pg_ops"
 
@@ -99,18 +101,34 @@ def await_archived(server: Server, terms: RestoreTerms) -> None:
 
 
 def _places(copy: Server) -> tuple[str, str]:
-    """Return what a restore fills, the directory last: by its inode the remains are known as ours until all are removed."""
+    """Return what a restore fills, the directory last: by its mark the remains are known as ours until all are removed."""
     return copy.data_directory + ".tablespaces", copy.data_directory
+
+
+def _mark(directory: Path) -> str:
+    """Mark a directory as made here and return the mark: a file in it would keep pgBackRest out, and its inode's number is given again.
+
+    Empty where the file system keeps no attributes; then nothing in it is ever taken for ours.
+    """
+    mark = secrets.token_hex(16)
+    try:
+        os.setxattr(directory, MARK, mark.encode("ascii"))
+    except OSError:
+        return ""
+    return mark
+
+
+def _mark_of(directory: str) -> str:
+    try:
+        return os.getxattr(directory, MARK, follow_symlinks=False).decode("ascii", "replace")
+    except OSError:
+        return ""
 
 
 def _begun_for(copy: Server) -> dict[str, Any]:
     """Return the request of a restore that began in the directory and did not end; empty unless it is the very directory that was made for it."""
-    note = copy.read_note(BEGUN)
-    try:
-        inode = os.lstat(copy.data_directory).st_ino
-    except FileNotFoundError:
-        return {}
-    if note.get("inode") != inode or read_request(copy) or copy.postmaster_pid():
+    note, mark = copy.read_note(BEGUN), _mark_of(copy.data_directory)
+    if not mark or note.get("mark") != mark or read_request(copy) or copy.postmaster_pid():
         return {}
     return dict(note.get("request", {}))
 
@@ -154,7 +172,7 @@ def _begin(copy: Server, terms: RestoreTerms) -> None:
     fresh = copy.state("new")
     fresh.mkdir(mode=0o700, exist_ok=True)
     copy.own(fresh)
-    copy.write_note(BEGUN, {"request": terms.request, "inode": fresh.stat().st_ino})
+    copy.write_note(BEGUN, {"request": terms.request, "mark": _mark(fresh)})
     if os.path.lexists(copy.data_directory):
         raise ServerError(
             "the directory for the copy is in the way", reason="directory_exists", observed=copy.data_directory, required="no such directory",

@@ -135,9 +135,12 @@ class Server:
         return self.state("passfile")
 
     @property
-    def next_passfile(self) -> Path:
-        """The passfile that is to follow, while passwords are changed; roles/boot_guard/files/boot_guard.py has the name, too."""
-        return self.state("passfile.next")
+    def next_passfiles(self) -> tuple[Path, Path]:
+        """The passfile that is to follow while passwords are changed, and that of a change before it that was cut off.
+
+        roles/boot_guard/files/boot_guard.py has the names, too.
+        """
+        return self.state("passfile.next"), self.state("passfile.next.1")
 
     @property
     def config_is_in_data(self) -> bool:

@@ -39,7 +39,7 @@ options:
   next:
     description:
       - Write it beside the passfile, because the roles are about to get these passwords. The boot guard takes it where the passfile's do not serve.
-      - It goes when the passfile itself is written.
+      - One that differs and is there from a change that was cut off is kept as well. Both go when the passfile itself is written.
     type: bool
     default: false
     version_added: 0.2.0
@@ -102,11 +102,14 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Write the passfile, or the one that is to follow it, when its text or its mode differs."""
     after = wanted_text(module.params)
     if not module.params["next"]:
-        answer = write(module, server, server.passfile, after)
-        return drop_next(module, server, answer)
+        return drop_next(module, server, write(module, server, server.passfile, after))
+    # One that an earlier change left stays until the passwords are set: the peers may have those.
     if read_verbatim(server.passfile) == after:
-        return drop_next(module, server, {"changed": False, "diff": mapping_diff(str(server.next_passfile), {}, {}), "path": str(server.passfile)})
-    return write(module, server, server.next_passfile, after)
+        return {"changed": False, "diff": mapping_diff(str(server.passfile), {}, {}), "path": str(server.passfile)}
+    coming, before = server.next_passfiles
+    if not module.check_mode and coming.exists() and read_verbatim(coming) != after:
+        coming.replace(before)
+    return write(module, server, coming, after)
 
 
 def write(module: AnsibleModule, server: Server, path: Path, after: str) -> dict[str, Any]:
@@ -131,12 +134,12 @@ def write(module: AnsibleModule, server: Server, path: Path, after: str) -> dict
 
 
 def drop_next(module: AnsibleModule, server: Server, answer: dict[str, Any]) -> dict[str, Any]:
-    """Remove the passfile that was to follow: it is here, or is not wanted any more."""
-    if not server.next_passfile.exists():
-        return answer
+    """Remove what was to follow: the servers have the passwords of the passfile now."""
+    left = [path for path in server.next_passfiles if path.exists()]
     if not module.check_mode:
-        server.next_passfile.unlink()
-    return {**answer, "changed": True}
+        for path in left:
+            path.unlink()
+    return {**answer, "changed": answer["changed"] or bool(left)}
 
 
 def main() -> None:

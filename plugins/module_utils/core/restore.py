@@ -181,7 +181,8 @@ def _directory_blockers(host: str, place: Place, request: Mapping[str, Any]) -> 
         return [
             Blocker("unfinished_restore", host, "another restore into this directory has begun and not ended",
                     "{0}: {1}".format(place.directory, format_request(place.begun_for)), "none, or the same request",
-                    "Let it end, or repeat it. To give it up, end its pgbackrest and remove the directory; or name another in pg_restore_directory.")
+                    "Let it end, or repeat it. To give it up, end its pgbackrest and remove the directory and {0}.pg_ops; or name another in "
+                    "pg_restore_directory.".format(place.directory))
         ]
     if place.exists and not place.begun_for:
         return [

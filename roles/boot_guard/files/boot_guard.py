@@ -208,8 +208,8 @@ class Guard:
         return {"sslmode": mode, "sslrootcert": authority} if os.path.isfile(authority) else {}
 
     def _passfiles(self) -> list[str]:
-        """Return the passfile, and the one that is to follow it where a change of passwords was cut off: the peers may have the new ones."""
-        paths = [os.path.join(self.state, name) for name in ("passfile", "passfile.next")]
+        """Return the passfile, and those that were to follow it where changes of passwords were cut off: the peers may have the new ones."""
+        paths = [os.path.join(self.state, name) for name in ("passfile", "passfile.next", "passfile.next.1")]
         return [path for path in paths if path == paths[0] or os.path.exists(path)]
 
     def _ask_once(self, peers: list[dict[str, Any]], passfile: str, deadline: float) -> list[Answer]:

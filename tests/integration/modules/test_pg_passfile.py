@@ -87,10 +87,15 @@ def test_passfile_that_is_to_follow_goes_when_it_has(absent: Node) -> None:
     assert "of today" in path.read_text(encoding="utf-8") and "of tomorrow" in coming.read_text(encoding="utf-8")
     assert absent.call("pg_passfile", **wanted("of tomorrow")).changed
     assert "of tomorrow" in path.read_text(encoding="utf-8") and not coming.exists()
-    # Where the passwords stay, nothing is to follow; what an earlier change left goes.
     assert not absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed and not coming.exists()
-    assert absent.call("pg_passfile", **wanted("of never", next=True)).changed
-    assert absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed and not coming.exists()
+    # Changes that were cut off may have reached the servers: what they left stays until the passfile is written.
+    assert absent.call("pg_passfile", **wanted("of next week", next=True)).changed
+    assert absent.call("pg_passfile", **wanted("of next month", next=True)).changed
+    assert not absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed
+    assert "of next month" in coming.read_text(encoding="utf-8") and "of next week" in path.with_name("passfile.next.1").read_text(encoding="utf-8")
+    assert absent.call("pg_passfile", check_mode=True, **wanted("of tomorrow")).changed and coming.exists()
+    assert absent.call("pg_passfile", **wanted("of tomorrow")).changed
+    assert sorted(each.name for each in path.parent.glob("passfile*")) == ["passfile"]
 
 
 def test_passfile_open_to_others_is_closed(absent: Node) -> None:
