@@ -168,11 +168,17 @@ class ActionModule(ActionBase):
         return Limits(**{key: value if key == "unfenced" else int(value) for key, value in given.items()})
 
     def _speaks(self, cluster: str) -> bool:
-        """Whether this host is the one of its cluster that prints; the others would say the same."""
+        """Whether this host is the one of its cluster that prints; the others would say the same. One that is down may be left out of a task."""
         hostvars = self._vars["hostvars"]
         playing = self._vars.get("ansible_play_hosts", [])
         mine = [name for name in playing if str(hostvars[name].get("pg_cluster_name", "main")) == cluster]
-        return not mine or mine[0] == self._host
+        running = [name for name in mine if self._state(name) == "running"]
+        return not mine or (running or mine)[0] == self._host
+
+    def _state(self, host: str) -> str:
+        """Return what state a host's server was last observed in, empty where it was not."""
+        observed = self._vars["hostvars"][host].get("__pg_observed") or {}
+        return str((observed.get("node") or {}).get("state", ""))
 
     def _say(self, cluster: str, lines: Sequence[str]) -> None:
         if self._speaks(cluster):

@@ -204,6 +204,10 @@ def _begins_behind(server: Server, here: _Here, timeline: int, lsn: int, deadlin
     return begins_behind
 
 
+def _always(_xid: int) -> bool:
+    return True
+
+
 def _dump(
     server: Server, here: _Here, span: tuple[int, int, int], findings: Findings, *, begins_behind: Callable[[int], bool], deadline: float
 ) -> None:
@@ -256,8 +260,13 @@ def _look(server: Server, here: _Here, lsn: str, deadline: float, findings: Find
         return findings
     fork = parse_lsn(lsn)
     spans = list(_spans(here, fork))
-    # None goes on over a switch of timelines but prepared ones, which are never called statistics alone: what is before the fork tells it for all.
-    begins_behind = _begins_behind(server, here, spans[0][0] if spans else here.timeline, fork, deadline)
+    # None goes on over a switch of timelines but prepared ones, which are never called statistics alone: what is before the fork tells it for all, and
+    # where the server's own timeline begins at the fork, so did all that commits on it.
+    switches = parse_history(here.history)
+    if switches and switches[-1].switch_lsn == fork:
+        begins_behind: Callable[[int], bool] = _always
+    else:
+        begins_behind = _begins_behind(server, here, spans[0][0] if spans else here.timeline, fork, deadline)
     for span in spans:
         segments = _segments(server, here, span[0])
         if not span[2] and _ends_at(segments, span[1], here.segment_bytes):

@@ -35,10 +35,19 @@ class SwitchoverPlan:
 
 
 def _pending(topology: Topology) -> Optional[Node]:
-    """Return the node that a hand-over began on. Of several notes the one counts that is where the role is: the others are left from before."""
+    """Return the node that a hand-over began on.
+
+    Of several notes the one counts that is where the role is, the others are left from before: that of a primary which is armed, or that of the
+    hand-over which made the present primary one.
+    """
+    primary = topology.primary
     followed = {upstream.host for upstream in map(topology.upstream_of, topology.standbys) if upstream is not None}
-    noted = [node for node in topology.nodes if node.pending.operation == "switchover"]
-    return max(noted, key=lambda node: (node is topology.primary, node.host in followed), default=None)
+
+    def rank(node: Node) -> tuple[bool, bool, bool, bool]:
+        made_primary = primary is not None and node.pending.target == primary.host
+        return node is primary and node.standby_signal, made_primary, node is primary, node.host in followed
+
+    return max((node for node in topology.nodes if node.pending.operation == "switchover"), key=rank, default=None)
 
 
 def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:

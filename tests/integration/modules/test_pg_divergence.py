@@ -78,6 +78,16 @@ def test_divergence_leaves_out_what_was_rolled_back_and_what_analyze_wrote(pair:
     assert look(primary, pair.standby, fork)["transactions"] == 1
 
 
+def test_divergence_of_one_that_was_promoted_at_the_fork_needs_nothing_from_before_it(pair: Pair) -> None:
+    pair.primary.write_row(1)
+    pair.primary.sql("SELECT pg_switch_wal()")
+    pair.level()
+    fork = part_idle(pair)
+    pair.standby.sql("ANALYZE written")
+    side = look(pair.standby, pair.primary, fork)
+    assert side["complete"] and (side["transactions"], side["statistics_transactions"]) == (0, 1), side
+
+
 @pytest.mark.parametrize("savepoint", ["", "SAVEPOINT one; "], ids=["top", "subtransaction"])
 def test_divergence_counts_a_load_of_which_only_the_statistics_lie_behind_the_fork(each_pair: Pair, savepoint: str) -> None:
     """Both have its rows, but only one has its commit."""

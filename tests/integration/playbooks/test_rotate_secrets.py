@@ -366,7 +366,7 @@ def test_a_rotation_that_was_killed_before_the_primary_died_is_ended_behind_the_
     assert primary != "pgsql1"
     done = rotate(cluster, HALF_WAY)
     assert done.returncode == 0, done.output
-    assert "pgsql1: does not run and gets them too" in done.text
+    assert "pgsql1: does not run and gets them too" in done.text and f"Cluster main: proven. Primary {primary}" in done.text
     assert not any(coming(cluster, name).exists() for name in cluster.names)
     cluster.play("start_new_standby", *secrets(cluster))
     assert_encrypted(cluster, primary)

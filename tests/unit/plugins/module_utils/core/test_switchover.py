@@ -347,6 +347,14 @@ def test_plan_takes_the_newer_of_two_notes(topology: Topology, source: str, targ
     assert (plan.action, plan.source, plan.target, plan.blockers) == (HAND_OVER, source, target, ())
 
 
+def test_plan_does_not_hand_back_what_the_newer_of_two_notes_has_handed_over() -> None:
+    """Neither of the two hand-overs could be proven, for a third node does not stream."""
+    topology = change(cluster(), "pg1", pending=pending("switchover", "pg1", "pg2"))
+    topology = change(topology, "pg2", pending=pending("switchover", "pg2", "pg1"))
+    plan = plan_switchover(topology, "", LIMITS)
+    assert (plan.action, plan.source, plan.target, plan.blockers) == (FINISH, "pg2", "pg1", ())
+
+
 def test_plan_ignores_the_note_of_a_failover() -> None:
     topology = change(cluster(primary="pg2", timeline=2), "pg2", pending=pending("failover", "pg1", "pg2"))
     assert plan_switchover(topology, "", LIMITS).target == "pg1"

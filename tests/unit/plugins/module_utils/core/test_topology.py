@@ -101,6 +101,12 @@ def test_desired_upstream_is_pg_upstream_while_that_can_be(upstreams: dict[str, 
     assert topology.desired_upstream(the(topology, "pg3"), the(topology, primary)).host == expected
 
 
+@pytest.mark.parametrize(("received", "expected"), [("0/9000000", "pg2"), ("", "pg1")])
+def test_desired_upstream_is_no_delayed_standby_that_has_nothing_to_give_yet(received: str, expected: str) -> None:
+    topology = change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_delay_ms=3600000, receive_lsn=received)
+    assert topology.desired_upstream(the(topology, "pg3"), the(topology, "pg1")).host == expected
+
+
 def test_desired_upstream_in_a_circle_of_three_is_the_primary() -> None:
     circle = {"pg2": {"upstream": "pg3"}, "pg3": {"upstream": "pg4"}, "pg4": {"upstream": "pg2"}}
     topology = cluster((*TRIO, "pg4"), members=circle)
