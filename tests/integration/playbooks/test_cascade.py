@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.playbooks.cluster import Cluster
 
 BELOW = {"pgsql1": {"pg_upstream": "pgsql2"}}
@@ -13,6 +15,7 @@ PARENT = "SELECT sender_port || ' ' || slot_name FROM pg_stat_wal_receiver WHERE
 SLOTS = "SELECT coalesce(string_agg(slot_name, ' ' ORDER BY slot_name), '') FROM pg_replication_slots"
 
 
+@pytest.mark.long
 def test_switchover_from_a_primary_with_an_upstream_puts_it_there(set_up: Callable[[int], Cluster]) -> None:
     cluster = set_up(3)
     cluster.play("switchover", "-e", "pg_switchover_to=pgsql3", inventory=BELOW)

@@ -34,6 +34,7 @@ def test_fenced_primary_takes_over_when_its_successor_is_lost(set_up: Callable[[
     assert cluster.sql("pgsql2", "SELECT number FROM kept") == "1"
 
 
+@pytest.mark.long
 def test_set_up_beside_a_promoted_server_that_is_down_waits_for_it(set_up: Callable[[int], Cluster]) -> None:
     cluster = set_up(2)
     cluster.sql("pgsql1", "CREATE TABLE kept (number int); INSERT INTO kept VALUES (1)")

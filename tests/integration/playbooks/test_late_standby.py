@@ -68,6 +68,7 @@ def test_start_new_standby_brings_a_delayed_standby_back_without_waiting_for_it(
     cluster.assert_replicating(primary)
 
 
+@pytest.mark.long
 def test_check_mode_goes_on_where_the_primary_lacks_the_checkpoint_of_its_promotion(cluster: Cluster) -> None:
     old = cluster.primary()
     new = cluster.standby()

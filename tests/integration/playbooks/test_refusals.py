@@ -177,6 +177,7 @@ def test_running_server_that_cannot_be_asked_is_not_taken_over(existing: Cluster
     refused(existing, "initial_setup", *options, said=said, inventory={"pgsql1": variables})
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks dpkg what is installed")
 def test_running_server_is_asked_again_once_psycopg2_is_installed(existing: Cluster) -> None:
     variables, installed = without_psycopg2(existing)

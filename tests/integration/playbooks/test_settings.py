@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.playbooks.cluster import Cluster
 
 LOGICAL = ("-e", json.dumps({"pg_settings": {"wal_level": "logical", "max_wal_senders": 25}}), "-e", "pg_primary_restart=true")
@@ -30,6 +32,7 @@ def test_a_setting_that_needs_a_restart_is_said_on_each_host_and_comes_with_cons
     cluster.assert_replicating("pgsql1")
 
 
+@pytest.mark.long
 def test_a_primary_that_is_down_keeps_what_its_logical_slots_and_standbys_need(set_up: Callable[[int], Cluster]) -> None:
     """Its files alone say that it ran with more than the inventory asks for; with wal_level=replica it would not start."""
     cluster = set_up(2)
@@ -42,6 +45,7 @@ def test_a_primary_that_is_down_keeps_what_its_logical_slots_and_standbys_need(s
     cluster.assert_replicating("pgsql1")
 
 
+@pytest.mark.long
 def test_set_up_again_with_other_addresses_and_without_hints_changes_nothing(set_up: Callable[[int], Cluster]) -> None:
     cluster = set_up(2)
     cluster.play("initial_setup", *OTHERS, "-e", "pg_primary_restart=true")

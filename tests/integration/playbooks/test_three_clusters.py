@@ -174,6 +174,7 @@ def test_heal_refusal_in_one_cluster_does_not_stop_the_other(cluster: Cluster, s
     bank.assert_replicating("pgsql4")
 
 
+@pytest.mark.long
 def test_setup_that_is_refused_in_one_goes_on_in_the_others(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
     wrong = {**INVENTORY, "pgsql2": {**INVENTORY["pgsql2"], "pg_priority": -1}}
     with unchanged(shop):
