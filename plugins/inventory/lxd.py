@@ -16,7 +16,7 @@ description:
   - Puts each into the groups C(pg_nodes) and C(pg_cluster_<name>), where characters that no group name may have become C(_).
   - Sets the host variables C(pg_cluster_name), C(pg_address), C(pg_initial_role) (from C(user.pg_initial_role)), C(pg_upstream) (from
     C(user.pg_upstream)) and C(pg_priority) (from C(user.pg_priority), 100 where there is none).
-  - Sets C(ansible_connection=community.general.lxd), what that connection needs, and C(ansible_pipelining=true).
+  - Sets C(ansible_connection=pg_ops.replication.lxd), what that connection needs, and C(ansible_pipelining=true).
   - Who is primary now is no part of an inventory; nothing has to be edited after a failover.
   - A container that does not run is listed as well. C(lxd_status) is what LXD says of it (V(Running), V(Stopped), V(Frozen)),
     C(lxd_running) is V(false), and C(pg_address) is the address that its network device pins, where it pins one.
@@ -137,7 +137,7 @@ def fetch_instances(endpoint: str, *, project: str, timeout_seconds: float) -> l
 def host_variables(host: LxdHost, *, project: str, remote: str) -> dict[str, Any]:
     """Return the host variables of one container; what is not known is absent."""
     variables: dict[str, Any] = {
-        "ansible_connection": "community.general.lxd",
+        "ansible_connection": "pg_ops.replication.lxd",
         "ansible_lxd_host": host.name,
         "ansible_lxd_remote": remote,
         "ansible_user": "root",

@@ -131,7 +131,7 @@ def test_parse_sets_what_playbooks_and_the_connection_need(lxd: FakeLxd, read: A
     assert (
         variables.items()
         >= {
-            "ansible_connection": "community.general.lxd",
+            "ansible_connection": "pg_ops.replication.lxd",
             "ansible_lxd_host": "pgsql1",
             "ansible_lxd_remote": "local",
             "ansible_user": "root",
