@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.cluster import run_command
+from benchmarks.cluster import Run, run_command
 from tests.chaos.cluster import ChaosCluster, ChaosError, Ended, unreachable, wait_until
 from tests.chaos.stage import NOTHING, REPORTED, Scenario
 
@@ -321,10 +321,10 @@ def one_way_cut(cluster: ChaosCluster, rng: random.Random) -> None:
 
 @scenario("network")
 def flapping(cluster: ChaosCluster, rng: random.Random) -> None:
-    """The network between primary and standbys comes and goes during a switchover; a second run ends it."""
+    """The network between primary and standbys comes and goes from the moment a hand-over begins; a second run ends it."""
     primary, standbys = cluster.primary(), cluster.standbys()
     target = rng.choice(standbys)
-    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
+    run = begin_hand_over(cluster, primary, target)
     deadline = time.monotonic() + 60
     while run.process.poll() is None and time.monotonic() < deadline:
         with cluster.cut(primary, peers=standbys):
@@ -334,6 +334,15 @@ def flapping(cluster: ChaosCluster, rng: random.Random) -> None:
     wait_for_streams(cluster)
     cluster.play("switchover", "-e", f"pg_switchover_to={target}")
     require(cluster.primary() == target, f"{target} is not primary.")
+
+
+def begin_hand_over(cluster: ChaosCluster, primary: str, target: str) -> Run:
+    """Begin a switchover; return it when its checks are over and the old primary has its note of the hand-over."""
+    note = cluster.notes(primary) / "pending.json"
+    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
+    wait_until(lambda: note.exists() or run.process.poll() is not None, "the hand-over to begin", pause_seconds=0.002)
+    require(run.process.poll() is None, f"The switchover ended before its hand-over began:\n{run.output[-3000:]}")
+    return run
 
 
 def wait_for_streams(cluster: ChaosCluster) -> None:
@@ -454,9 +463,7 @@ def setup_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
 def switchover_connection_cut(cluster: ChaosCluster, rng: random.Random) -> None:
     """The controller's connection to the old primary ends in the middle of the hand-over; switchover.yml is run again."""
     primary, target = cluster.primary(), rng.choice(cluster.standbys())
-    note = cluster.notes(primary) / "pending.json"
-    run = cluster.begin("switchover", "-e", f"pg_switchover_to={target}")
-    wait_until(lambda: note.exists() or run.process.poll() is not None, "the hand-over to begin", pause_seconds=0.002)
+    run = begin_hand_over(cluster, primary, target)
     time.sleep(rng.uniform(0, 0.3))
     cluster.cut_connections(primary)
     require(run.end(120) != 0, "The switchover ended before its connection could be cut.")

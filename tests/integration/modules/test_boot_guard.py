@@ -59,7 +59,7 @@ def take_in(primary: Node, standby: Node) -> None:
     primary.sql("CHECKPOINT")
 
 
-def test_boot_guard_primary_with_its_standby_starts_quickly(each_pair: Pair) -> None:
+def test_boot_guard_primary_with_its_standby_starts(each_pair: Pair) -> None:
     install(each_pair.primary, [each_pair.standby])
     each_pair.primary.stop()
     assert each_pair.primary.call("pg_service").changed

@@ -102,10 +102,13 @@ def test_switchover_and_rewind_run_encrypted(encrypted: Pair) -> None:
     wait_for(lambda: streams_encrypted(encrypted.primary), "encrypted streaming")
     assert encrypted.primary.call_towards("pg_switchover", encrypted.standby, candidate_slots=[encrypted.primary.slot]).changed
     wait_for(lambda: streams_encrypted(encrypted.standby), "the old primary to stream encrypted")
+    encrypted.primary.stop()
+    encrypted.standby.write_row(1)  # nobody else has it: only a rewind brings this server back
     encrypted.standby.crash()
+    encrypted.primary.start()
     assert encrypted.primary.call("pg_promote", slots=[encrypted.standby.slot]).changed
     answer = encrypted.standby.call_towards("pg_rejoin", encrypted.primary)
-    assert answer.changed
+    assert answer.changed and answer["action"] == "rewind" and answer["lost_transactions"] == 1
     wait_for(lambda: streams_encrypted(encrypted.primary), "the rewound server to stream encrypted")
 
 
