@@ -39,7 +39,8 @@ ACCEPT_UNFENCED = ("-e", "pg_failover_unfenced=accept")
 # So long a standby that cannot catch up is waited for; the default is two minutes.
 HURRY = ("-e", "pg_start_timeout_seconds=15")
 ROLE_CHANGES = 20
-ROTATION_TASKS = 16
+# About so many tasks begin in a run, those that are skipped and those of included files too.
+TASKS = {"switchover": 11, "failover": 16, "start_new_standby": 22, "heal": 36, "rotate_secrets": 26, "initial_setup": 90}
 
 
 def take_over(cluster: ChaosCluster, *arguments: str) -> None:
@@ -368,9 +369,15 @@ def promote_by_hand(cluster: ChaosCluster, standby: str) -> None:
 # -- during an action --------------------------------------------------------------------------------------------------------
 
 
-def killed_then_repeated(cluster: ChaosCluster, rng: random.Random, name: str, *arguments: str, tasks: int) -> None:
-    """Run a playbook three times, each killed a bit later than the one before, then to its end."""
-    ends = [cluster.run(name, *arguments, kill_after=point).status for point in sorted(rng.sample(range(2, tasks), 3))]
+def kill_points(rng: random.Random, tasks: int) -> list[int]:
+    """Return after how many tasks to kill three runs: once early, once in the middle, once late."""
+    third = (tasks - 1) / 3
+    return [rng.randint(2 + round(third * part), 1 + round(third * (part + 1))) for part in range(3)]
+
+
+def killed_then_repeated(cluster: ChaosCluster, rng: random.Random, name: str, *arguments: str) -> None:
+    """Run a playbook three times, each killed a bit later than the one before, then to its end; a late one may have ended before."""
+    ends = [cluster.run(name, *arguments, kill_after=point).status for point in kill_points(rng, TASKS[name])]
     require(-signal.SIGKILL in ends, f"No run of {name}.yml was killed, they ended with {ends}.")
     cluster.play(name, *arguments)
 
@@ -379,7 +386,7 @@ def killed_then_repeated(cluster: ChaosCluster, rng: random.Random, name: str, *
 def switchover_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of switchover.yml; it is run again."""
     target = rng.choice(cluster.standbys())
-    killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}", tasks=11)
+    killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}")
     require(cluster.primary() == target, f"{target} is not primary.")
 
 
@@ -393,7 +400,7 @@ def fail_over_killed(cluster: ChaosCluster, rng: random.Random, *arguments: str)
     """Kill the primary, and failover.yml up to three times; then bring everything back."""
     cluster.kill_server(cluster.primary())
     ends: list[int] = []
-    for point in sorted(rng.sample(range(2, 12), 3)):
+    for point in kill_points(rng, TASKS["failover"]):
         ends.append(cluster.run("failover", *arguments, kill_after=point).status)
         if ends[-1] == 0:
             break
@@ -409,7 +416,7 @@ def rejoin_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of start_new_standby.yml; it is run again."""
     cluster.kill_server(cluster.primary())
     cluster.play("failover")
-    killed_then_repeated(cluster, rng, "start_new_standby", tasks=13)
+    killed_then_repeated(cluster, rng, "start_new_standby")
 
 
 @scenario("during", may_lose=REPORTED, may_split=True)
@@ -418,7 +425,7 @@ def heal_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     primary = cluster.primary()
     promote_by_hand(cluster, rng.choice(cluster.standbys()))
     keep = next(name for name in cluster.primaries() if name != primary)
-    killed_then_repeated(cluster, rng, "heal", "-e", f"pg_heal_keep={keep}", tasks=14)
+    killed_then_repeated(cluster, rng, "heal", "-e", f"pg_heal_keep={keep}")
     require(cluster.primary() == keep, f"{keep} is not primary.")
 
 
@@ -433,7 +440,7 @@ def new_passwords(cluster: ChaosCluster, label: str) -> tuple[str, str]:
 @scenario("during")
 def rotation_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of rotate_secrets.yml; it is run again, and once more with the old passwords."""
-    killed_then_repeated(cluster, rng, "rotate_secrets", *new_passwords(cluster, "rotated"), tasks=ROTATION_TASKS)
+    killed_then_repeated(cluster, rng, "rotate_secrets", *new_passwords(cluster, "rotated"))
     cluster.play("rotate_secrets")
 
 
@@ -441,7 +448,7 @@ def rotation_controller_killed(cluster: ChaosCluster, rng: random.Random) -> Non
 def rotation_killed_then_primary(cluster: ChaosCluster, rng: random.Random) -> None:
     """rotate_secrets.yml is killed half-way and the primary dies; failover, the rotation again, start_new_standby.yml."""
     passwords = new_passwords(cluster, "half-way")
-    end = cluster.run("rotate_secrets", *passwords, kill_after=rng.randint(4, ROTATION_TASKS - 2)).status
+    end = cluster.run("rotate_secrets", *passwords, kill_after=rng.randint(4, 18)).status
     require(end == -signal.SIGKILL, f"rotate_secrets.yml ended with {end} before it could be killed.")
     cluster.kill_server(cluster.primary())
     # Standbys that got other passwords than their new primary has do not come along.
@@ -454,7 +461,7 @@ def rotation_killed_then_primary(cluster: ChaosCluster, rng: random.Random) -> N
 @scenario("during")
 def setup_controller_killed(cluster: ChaosCluster, rng: random.Random) -> None:
     """SIGKILL to ansible-playbook between any two tasks of initial_setup.yml on a cluster that runs; it is run again."""
-    end = cluster.run("initial_setup", kill_after=rng.randint(4, 75)).status
+    end = cluster.run("initial_setup", kill_after=rng.randint(4, TASKS["initial_setup"])).status
     require(end == -signal.SIGKILL, f"initial_setup.yml ended with {end} before it could be killed.")
     cluster.play("initial_setup")
 
@@ -625,7 +632,7 @@ def synchronous_controller_killed(cluster: ChaosCluster, rng: random.Random) -> 
     """With `pg_synchronous_mode: any` a switchover and a failover are killed at a random task and repeated."""
     with synchronous(cluster) as option:
         target = rng.choice(cluster.standbys())
-        killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}", *option, tasks=11)
+        killed_then_repeated(cluster, rng, "switchover", "-e", f"pg_switchover_to={target}", *option)
         fail_over_killed(cluster, rng, *option)
 
 

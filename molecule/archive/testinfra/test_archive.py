@@ -68,6 +68,13 @@ def test_every_node_archives_and_fetches_whatever_its_role() -> None:
         assert "archive-push" in settings[0] and "archive-get" in settings[2]
 
 
+def test_segments_are_pushed_by_a_process_of_its_own() -> None:
+    for node in NODES:
+        assert "archive-async=y" in node.file(CONFIG).content_string.splitlines()
+    logs = [node.file("/var/log/pgbackrest/archive-main-archive-push-async.log") for node in NODES]
+    assert all(log.exists and "pushed WAL file" in log.content_string for log in logs), "each was primary once"
+
+
 def test_configuration_can_be_written_by_root_alone() -> None:
     for host in (*NODES, REPOSITORY):
         assert (host.file(CONFIG).user, host.file(CONFIG).mode) == ("root", 0o640)

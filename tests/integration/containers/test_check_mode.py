@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,22 +33,42 @@ WANTED: dict[str, Any] = {
 # A repository that is nowhere: in check mode nobody asks it.
 VENDOR = {"name": "vendor", "uris": "http://packages.invalid/", "suites": "stable", "components": "main"}
 TIMEOUT_SECONDS = 400
+CALLBACKS = CHECKOUT / "tests" / "integration" / "playbooks" / "callback_plugins"
+KILLABLE = {"ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS), "ANSIBLE_CALLBACKS_ENABLED": "kill_after"}
 
 
-def play(name: str, *arguments: str, host: str = "localhost", **more: Any) -> dict[str, int]:
-    """Run a playbook that has to succeed; returns a host's counts of its recap."""
+def run(name: str, *arguments: str, variables: dict[str, Any] | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook to its end, whatever that is; `more` is for its environment."""
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1", "LC_ALL": "C.UTF-8",
-        "PG_OPS_VAULT_PASSWORD": "replicate-safely", "PG_OPS_LXD_CLUSTERS": "checked",
+        "PG_OPS_VAULT_PASSWORD": "replicate-safely", "PG_OPS_LXD_CLUSTERS": "checked", **more,
     }  # fmt: skip
     argv = [
         "ansible-playbook", "-i", str(CHECKOUT / "inventories" / "lxd"), "--vault-id", str(CHECKOUT / "scripts" / "vault_password_env-client.sh"),
-        "-e", json.dumps({**WANTED, **more}), str(CHECKOUT / "playbooks" / f"{name}.yml"), *arguments,
+        "-e", json.dumps({**WANTED, **(variables or {})}), str(CHECKOUT / "playbooks" / f"{name}.yml"), *arguments,
     ]  # fmt: skip
-    done = subprocess.run(argv, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    return subprocess.run(argv, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+
+
+def play(name: str, *arguments: str, host: str = "localhost", **variables: Any) -> dict[str, int]:
+    """Run a playbook that has to succeed; returns a host's counts of its recap."""
+    done = run(name, *arguments, variables=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(rf"^{host}\s+: (.*)$", done.stdout, re.MULTILINE)
     return {key: int(value) for key, value in (word.split("=") for word in found.group(1).split())}
+
+
+def tasks_of(name: str, journal: Path) -> int:
+    """Run a playbook that has to succeed; returns how many tasks began."""
+    done = run(name, **KILLABLE, PG_OPS_TEST_KILL_AFTER="0", PG_OPS_TEST_TASKS=str(journal))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return len(journal.read_text(encoding="utf-8").splitlines()) - 1  # the last line is the end
+
+
+def cut_off(name: str, *, after: int) -> None:
+    """Run a playbook that is killed when so many tasks have ended."""
+    done = run(name, **KILLABLE, PG_OPS_TEST_KILL_AFTER=str(after))
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
 def lxd_has() -> dict[str, Any]:
@@ -138,3 +159,17 @@ def test_check_mode_and_second_run_change_nothing() -> None:
     assert play("delete_containers")["changed"] > 0
     assert lxd_has()["containers"] == []
     assert play("delete_containers")["changed"] == 0
+
+
+def test_runs_that_are_killed_can_be_repeated(tmp_path: Path) -> None:
+    """launch_containers.yml is killed in the middle and before its last tasks, delete_containers.yml before its last."""
+    tasks = tasks_of("launch_containers", tmp_path / "launch")
+    launched = lxd_has()
+    tasks_to_delete = tasks_of("delete_containers", tmp_path / "delete")
+    for after in (tasks // 2, tasks - 2):
+        cut_off("launch_containers", after=after)
+    play("launch_containers")
+    assert lxd_has() == launched and launched["containers"] == [("checked1", "Running")]
+    cut_off("delete_containers", after=tasks_to_delete - 2)
+    play("delete_containers")
+    assert lxd_has()["containers"] == []

@@ -7,6 +7,7 @@ The tests build on each other, in this order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -186,6 +187,27 @@ def test_setup_that_is_refused_in_one_goes_on_in_the_others(cluster: Cluster, sh
         assert cluster.sql(name, "SHOW max_slot_wal_keep_size") == "9GB"
     bank.assert_replicating("pgsql4")
     assert_cascading(mill)
+
+
+@pytest.mark.long
+def test_new_secrets_that_one_cannot_take_are_taken_by_the_others(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
+    passwords = cluster.state / "new_secrets.json"
+    passwords.touch(mode=0o600)
+    passwords.write_text(json.dumps({"pg_replication_password": "new to three", "pg_rewind_password": "new to three as well"}), encoding="utf-8")
+    verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'"
+    before = {name: cluster.sql(name, verifier) for name in ("pgsql3", "pgsql5")}
+    cluster.crash(shop.primary())
+    done = cluster.run("rotate_secrets", "-e", f"@{passwords}", inventory=INVENTORY)
+    assert done.returncode == 2
+    assert failed(done) == set(shop.names), done.output
+    for name, old in before.items():
+        assert cluster.sql(name, verifier) != old
+    assert_cascading(mill)
+    cluster.play("start_new_standby", "-e", f"@{passwords}", inventory=INVENTORY)
+    cluster.play("rotate_secrets", "-e", f"@{passwords}", inventory=INVENTORY)
+    for part in (shop, bank):
+        part.assert_replicating(part.primary())
+    cluster.play("rotate_secrets", inventory=INVENTORY)
 
 
 def test_a_limit_to_all_hosts_of_one_works_on_that_one_alone(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
