@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = CHECKOUT / ".cache"
 LOGS = CACHE / "checks"
+CALLBACKS = CHECKOUT / "tests" / "integration" / "playbooks" / "callback_plugins"
 COPY = CACHE / "ansible_collections" / "pg_ops" / "replication"
 CORE = "ansible_collections.pg_ops.replication.plugins.module_utils.core"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -134,12 +136,16 @@ def launch_steps() -> list[Step]:
 LONGEST_SCENARIOS = ("default", "archive", "ssh_sync", "pg18", "pg17")
 
 
-def container_steps() -> list[Step]:
-    """Return one step for each molecule scenario and the fixed part of the fault suite; each has containers of its own, so any two may run at once."""
+def container_steps(payloads: str) -> list[Step]:
+    """Return one step for each molecule scenario and the fixed part of the fault suite; each has containers of its own, so any two may run at once.
+
+    What Ansible packs for its hosts is kept in the directory `payloads` from run to run; a user's runs pack it anew, as the launching tests do.
+    """
+    kept = (("ANSIBLE_CALLBACK_PLUGINS", str(CALLBACKS)), ("ANSIBLE_CALLBACKS_ENABLED", "shared_payloads"), ("PG_OPS_TEST_PAYLOADS", payloads))
     scenarios = {path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml")}
     ordered = [*LONGEST_SCENARIOS, *sorted(scenarios.difference(LONGEST_SCENARIOS))]
-    steps = [Step(f"molecule {name}", ("scripts/molecule.sh", name)) for name in ordered]
-    return [*steps, Step("chaos subset", pytest("tests/chaos", "-m", "subset"))]
+    steps = [Step(f"molecule {name}", ("scripts/molecule.sh", name), environment=kept) for name in ordered]
+    return [*steps, Step("chaos subset", pytest("tests/chaos", "-m", "subset"), environment=kept)]
 
 
 def environment(step: Step) -> dict[str, str]:
@@ -253,7 +259,8 @@ def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
     # Downloads and waiting leave room beside the tests that launch containers.
     outcomes = run_together(run_step, chosen(launch_steps() + quick_steps(), names), 3)
     outcomes += run_together(run_step, chosen(server_steps() + playbook_steps(), names), 1)
-    return outcomes + run_together(run_in_containers, chosen(container_steps(), names))
+    with tempfile.TemporaryDirectory(prefix="pg_ops_payloads.") as payloads:
+        return outcomes + run_together(run_in_containers, chosen(container_steps(payloads), names))
 
 
 def main(arguments: list[str]) -> int:

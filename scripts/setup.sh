@@ -75,7 +75,9 @@ else
     create_venv
 fi
 echo "setup: installing $requirements into .venv"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input -r "$requirements" -c constraints.txt ||
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -r "$requirements" -c constraints.txt ||
     stop "pip could not install $requirements; see above."
+# Ansible compiles collections from their sources in every run; 15,000 compiled files of theirs would serve nobody.
+.venv/bin/python -m compileall -q -j0 -x ansible_collections .venv/lib || true
 printf '%s\n' "$checksum" >".venv/.setup-$kind"
 echo "setup: .venv is ready for $kind after $SECONDS s"

@@ -18,8 +18,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core import nod
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import parse_conninfo
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import too_low
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, most_advanced, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 

@@ -28,6 +28,10 @@ NO_PSYCOPG2 = "Python on this host has no psycopg2"
 PRIMARY = "primary"
 STANDBY = "standby"
 
+# A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. One
+# that died just before is refused once; a repeat goes through.
+SIGN_OF_LIFE_SECONDS = 1.0
+
 # The major version that a Debian or Ubuntu release installs, by its code name.
 PLATFORM_MAJORS = {
     "bullseye": 13,

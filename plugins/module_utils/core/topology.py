@@ -14,13 +14,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import LATER, synchronous_problems
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import TimelineError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node, orphaned_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS, Node, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import SynchronousRule
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import fork_point, parse_history
-
-# A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. One
-# that died just before is refused once; a repeat goes through.
-SIGN_OF_LIFE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import SIGN_OF_LIFE_SECONDS
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
 from real_servers import Node, Pair, digest, hand_on, make_standby, wait_for
 
 

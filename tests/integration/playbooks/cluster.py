@@ -94,6 +94,9 @@ class Cluster:
             PG_OPS_LOCAL_STATE=str(self.state),
             PG_OPS_VAULT_PASSWORD=VAULT_PASSWORD,
             ANSIBLE_NOCOLOR="1",
+            ANSIBLE_CALLBACK_PLUGINS=str(HERE / "callback_plugins"),
+            ANSIBLE_CALLBACKS_ENABLED="kill_after,shared_payloads",
+            PG_OPS_TEST_PAYLOADS=os.environ.get("PG_OPS_TEST_PAYLOADS", ""),
         )
         return {**present, **more}
 
@@ -120,8 +123,6 @@ class Cluster:
         started = time.monotonic()
         if kill_after or kill_in:
             environment = {
-                "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
-                "ANSIBLE_CALLBACKS_ENABLED": "kill_after",
                 "PG_OPS_TEST_KILL_AFTER": str(kill_after),
                 **({"PG_OPS_TEST_KILL_IN": kill_in, "ANSIBLE_FORKS": "1"} if kill_in else {}),
                 **environment,

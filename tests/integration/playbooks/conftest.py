@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ["PG_OPS_TEST_PAYLOADS"] = tempfile.mkdtemp(prefix="pg_ops_payloads.")  # its workers inherit it
     config.addinivalue_line("markers", "slow: the kill matrices; leave them out with -m 'not slow'")
     config.addinivalue_line("markers", "long: what make test has no time for; make test-long runs it")
     config.addinivalue_line("markers", "chained: its tests build on each other, so make test-long runs the others too")
@@ -34,7 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove the account that preparing made as root, unless the user's own local clusters need it; once, after all workers."""
-    if not hasattr(session.config, "workerinput") and os.geteuid() == 0:
+    if hasattr(session.config, "workerinput"):
+        return
+    shutil.rmtree(os.environ.pop("PG_OPS_TEST_PAYLOADS", ""), ignore_errors=True)
+    if os.geteuid() == 0:
         local_clusters.clean(Path("/nonexistent"))
 
 
