@@ -228,9 +228,12 @@ class ActionModule(ActionBase):
         lines = ["Cluster {0}: new secrets, set on primary {1}.".format(topology.cluster, plan.primary)]
         if plan.down:
             lines.append("  {0}: does not run and gets them too; bring it back afterwards: start_new_standby.yml".format(", ".join(plan.down)))
+        if plan.late:
+            lines.append("  {0}: keeps its connection, and logs in with the new secrets when its replay has ended it".format(", ".join(plan.late)))
         self._say(topology.cluster, lines)
         return {
             "cluster": topology.cluster, "target": plan.primary, "role": PRIMARY if self._host == plan.primary else STANDBY, "down": list(plan.down),
+            "late": list(plan.late),
             "members": [_endpoint(topology, node.host) for node in topology.nodes],
         }
 

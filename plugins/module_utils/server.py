@@ -135,12 +135,17 @@ class Server:
         return self.state("passfile")
 
     @property
-    def next_passfiles(self) -> tuple[Path, Path]:
-        """The passfile that is to follow while passwords are changed, and that of a change before it that was cut off.
+    def coming_passfile(self) -> Path:
+        """The passfile that is to follow while passwords are changed."""
+        return self.state("passfile.next")
 
-        roles/boot_guard/files/boot_guard.py has the names, too.
+    def next_passfiles(self) -> list[Path]:
+        """Return the passfiles that are to follow: that of the change under way, and passfile.next.1 and so on of changes before it that were cut off.
+
+        roles/boot_guard/files/boot_guard.py looks for the same names.
         """
-        return self.state("passfile.next"), self.state("passfile.next.1")
+        near = self.coming_passfile.parent
+        return sorted(path for path in near.glob("passfile.next*") if re.fullmatch(r"passfile\.next(\.\d+)?", path.name))
 
     @property
     def config_is_in_data(self) -> bool:

@@ -106,9 +106,10 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     # One that an earlier change left stays until the passwords are set: the peers may have those.
     if read_verbatim(server.passfile) == after:
         return {"changed": False, "diff": mapping_diff(str(server.passfile), {}, {}), "path": str(server.passfile)}
-    coming, before = server.next_passfiles
+    coming = server.coming_passfile
     if not module.check_mode and coming.exists() and read_verbatim(coming) != after:
-        coming.replace(before)
+        number = 1 + sum(path != coming for path in server.next_passfiles())
+        coming.replace(coming.with_name("{0}.{1}".format(coming.name, number)))
     return write(module, server, coming, after)
 
 
@@ -135,7 +136,7 @@ def write(module: AnsibleModule, server: Server, path: Path, after: str) -> dict
 
 def drop_next(module: AnsibleModule, server: Server, answer: dict[str, Any]) -> dict[str, Any]:
     """Remove what was to follow: the servers have the passwords of the passfile now."""
-    left = [path for path in server.next_passfiles if path.exists()]
+    left = server.next_passfiles()
     if not module.check_mode:
         for path in left:
             path.unlink()

@@ -19,10 +19,14 @@ _DOWN = (states.STOPPED, states.CRASHED)
 
 @dataclass(frozen=True)
 class RotationPlan:
-    """The server on which passwords are set (empty with blockers), the hosts whose server is down, and what speaks against it."""
+    """The server on which passwords are set (empty with blockers), the hosts whose server is down, those that replay later, and what speaks against it.
+
+    Who replays later must not lose its connection: it asks for the next one when it has replayed all that it has.
+    """
 
     primary: str
     down: tuple[str, ...]
+    late: tuple[str, ...] = ()
     blockers: tuple[Blocker, ...] = ()
 
 
@@ -39,17 +43,22 @@ def plan_rotation(topology: Topology) -> RotationPlan:
         *same_cluster_blockers(topology),
     ]
     down = tuple(node.host for node in topology.nodes if node.state in _DOWN)
+    late = tuple(node.host for node in topology.standbys if not node.replays_at_once)
     primary = topology.primary
     if primary is not None:
         found += _late_upstreams(topology, primary)
-    return RotationPlan(primary.host if primary and not found else "", down, tuple(found))
+    return RotationPlan(primary.host if primary and not found else "", down, late, tuple(found))
 
 
 def _late_upstreams(topology: Topology, primary: Node) -> list[Blocker]:
     """Return a blocker for each standby that streams to others and has passwords only when its replay gets to them: until then it lets nobody in."""
     found = []
     for node in topology.standbys:
-        below = [other.host for other in topology.others(primary.host) if topology.desired_upstream(other, primary).host == node.host]
+        below = [
+            other.host
+            for other in topology.others(primary.host)
+            if topology.desired_upstream(other, primary).host == node.host or topology.upstream_of(other) == node
+        ]
         if below and not node.replays_at_once:
             seen = "its replay is paused" if node.replay_paused else "its replay is delayed by {0} ms".format(node.replay_delay_ms)
             hint = node.to_resume if node.replay_paused else "Take the delay away for that time, or let them follow another server (pg_upstream)."

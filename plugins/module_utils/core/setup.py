@@ -146,9 +146,10 @@ def _unasked_blockers(primary: Node, installs: bool) -> list[Blocker]:
     if not (primary.is_running_primary and primary.problem) or (installs and primary.problem == states.NO_PSYCOPG2):
         return []
     lacking = primary.problem == states.NO_PSYCOPG2
+    hint = "Install python3-psycopg2 there; without --check initial_setup.yml does, unless pg_node_install is off."
     return [
         Blocker("unasked_primary", primary.host, "its server runs and could not be asked for its settings and roles", primary.problem, "an answer",
-                "Install python3-psycopg2 there." if lacking else "Look at its log; let pg_superuser in over its socket.")
+                hint if lacking else "Look at its log; let pg_superuser in over its socket.")
     ]
 
 
@@ -220,7 +221,8 @@ def plan_setup(topology: Topology, host: str, replace_data: bool = False, instal
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
                     "Use failover.yml or start_new_standby.yml for a cluster that was set up before; where its last primary is down, start that first. "
-                    "Data of another cluster that stands in the way: move it away yourself."),
+                    "Data of another cluster that stands in the way: move it away yourself. To begin anew where the data is gone, remove what is left of "
+                    "it too: rm -r DATA_DIRECTORY.pg_ops on each host."),
         ))
     found = _unasked_blockers(primary, installs)
     for node in topology.nodes:

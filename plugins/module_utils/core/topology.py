@@ -71,13 +71,13 @@ class Topology:
     def desired_upstream(self, node: Node, primary: Node) -> Node:
         """Return where a standby should stream from when `primary` is the primary.
 
-        `pg_upstream` holds as long as that node is a running standby and does not itself follow this one; else the primary. A delayed one that has
-        not received anything since its start has less than those below it, and cannot serve them.
+        `pg_upstream` holds as long as that node is a running standby and does not itself follow this one; else the primary. A delayed one never
+        holds: after each start it receives nothing before it has replayed what it has, which may take its delay, and those below it wait as long.
         """
         wanted = self.node(node.member.upstream) if node.member.upstream else None
         if wanted is None or wanted.host in (node.host, primary.host) or not wanted.is_running_standby:
             return primary
-        if wanted.replay_delay_ms > 0 and not wanted.receive_lsn:
+        if wanted.replay_delay_ms > 0:
             return primary
         if self.follows(wanted, node, primary):
             return primary

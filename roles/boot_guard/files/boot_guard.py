@@ -13,7 +13,6 @@ Under root it becomes the owner of the data directory before it reads anything.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pwd
@@ -209,13 +208,16 @@ class Guard:
 
     def _passfiles(self) -> list[str]:
         """Return the passfile, and those that were to follow it where changes of passwords were cut off: the peers may have the new ones."""
-        paths = [os.path.join(self.state, name) for name in ("passfile", "passfile.next", "passfile.next.1")]
-        return [path for path in paths if path == paths[0] or os.path.exists(path)]
+        coming = sorted(name for name in os.listdir(self.state) if re.fullmatch(r"passfile\.next(\.\d+)?", name))
+        return [os.path.join(self.state, name) for name in ("passfile", *coming)]
 
-    def _ask_once(self, peers: list[dict[str, Any]], passfile: str, deadline: float) -> list[Answer]:
-        """Ask the peers at the same time; what has not answered by the deadline is left out."""
-        asked = [(peer, self._question(peer, passfile)) for peer in peers]
-        answers = []
+    def _ask_once(self, peers: list[dict[str, Any]], deadline: float) -> list[Answer]:
+        """Ask the peers at the same time, with every passfile: one of them that is gone must not use up the others' time.
+
+        What has not answered by the deadline is left out.
+        """
+        asked = [(peer, self._question(peer, passfile)) for passfile in self._passfiles() for peer in peers]
+        answers: list[Answer] = []
         for peer, process in asked:
             try:
                 output, _unused = process.communicate(timeout=max(0.01, deadline - time.monotonic()))
@@ -224,7 +226,7 @@ class Guard:
                 process.communicate()
                 continue
             found = re.fullmatch(r"(\d+)\|(\d+)\|[^\n]*\n(on|off)\s*", output)
-            if process.returncode == 0 and found:
+            if process.returncode == 0 and found and not any(answer.name == peer["name"] for answer in answers):
                 answers.append(Answer(str(peer["name"]), found.group(3) == "on", found.group(1), int(found.group(2))))
         return answers
 
@@ -232,9 +234,8 @@ class Guard:
         """Return the peers' answers and who did not answer; one that is just starting is asked again until the time is over."""
         deadline = time.monotonic() + float(self.config["timeout_seconds"])
         open_peers, answers = list(self.config["peers"]), []
-        passfiles = itertools.cycle(self._passfiles())
         while open_peers:
-            answers += self._ask_once(open_peers, next(passfiles), deadline)
+            answers += self._ask_once(open_peers, deadline)
             known = {answer.name for answer in answers}
             open_peers = [peer for peer in open_peers if peer["name"] not in known]
             if time.monotonic() + RETRY_SECONDS > deadline:

@@ -91,8 +91,11 @@ def test_passfile_that_is_to_follow_goes_when_it_has(absent: Node) -> None:
     # Changes that were cut off may have reached the servers: what they left stays until the passfile is written.
     assert absent.call("pg_passfile", **wanted("of next week", next=True)).changed
     assert absent.call("pg_passfile", **wanted("of next month", next=True)).changed
+    assert absent.call("pg_passfile", **wanted("of next year", next=True)).changed
     assert not absent.call("pg_passfile", **wanted("of tomorrow", next=True)).changed
-    assert "of next month" in coming.read_text(encoding="utf-8") and "of next week" in path.with_name("passfile.next.1").read_text(encoding="utf-8")
+    assert "of next year" in coming.read_text(encoding="utf-8")
+    for number, words in ((1, "of next week"), (2, "of next month")):
+        assert words in path.with_name(f"passfile.next.{number}").read_text(encoding="utf-8")
     assert absent.call("pg_passfile", check_mode=True, **wanted("of tomorrow")).changed and coming.exists()
     assert absent.call("pg_passfile", **wanted("of tomorrow")).changed
     assert sorted(each.name for each in path.parent.glob("passfile*")) == ["passfile"]

@@ -93,6 +93,7 @@ def test_switchover_has_the_new_primary_archive_its_timeline(cluster: Cluster) -
     assert cluster.sql(old, "SELECT failed_count FROM pg_stat_archiver") == "0", "a file was sent twice, with other content"
 
 
+@pytest.mark.long
 def test_archive_that_fails_degrades_status_and_is_mended_by_setup(cluster: Cluster) -> None:
     primary = cluster.primary()
     archive(cluster).chmod(0o755)
@@ -161,6 +162,7 @@ def test_setup_with_archiving_off_refuses_to_leave_the_server_without_a_command(
     assert done.returncode == 2 and "without a restart it would keep all its WAL" in done.text
 
 
+@pytest.mark.long
 def test_setup_with_archiving_off_and_consent_ends_it_and_keeps_the_archive(cluster: Cluster) -> None:
     """The boot guard is switched off in the same run."""
     unwanted = {"pg_archive": False, "pg_primary_restart": True, "pg_boot_guard": False}

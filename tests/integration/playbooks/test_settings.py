@@ -17,6 +17,7 @@ ADDRESSES = {"listen_addresses": "0.0.0.0"}
 OTHERS = ("-e", json.dumps({"pg_settings": {**ADDRESSES, "wal_log_hints": "off"}}))
 
 
+@pytest.mark.long
 def test_a_setting_that_needs_a_restart_is_said_on_each_host_and_comes_with_consent(set_up: Callable[[int], Cluster]) -> None:
     cluster = set_up(2)
     before = {name: cluster.pid(name) for name in cluster.names}

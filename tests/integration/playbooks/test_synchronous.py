@@ -150,7 +150,8 @@ def test_commits_wait_loudly_and_go_on_once_a_playbook_was_told_so(cluster: Clus
     assert_armed(cluster)
 
 
-@pytest.mark.parametrize("degrade", ["wait", pytest.param("async", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("degrade", ["wait", "async"])
 def test_child_of_a_standby_that_fails_on_the_way_back_goes_on_confirming(cluster: Cluster, degrade: str) -> None:
     """By the inventory it hangs below that standby, and it streams from the primary while that one is away."""
     primary = cluster.primary()

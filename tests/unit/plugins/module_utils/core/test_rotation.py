@@ -19,6 +19,8 @@ from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core
 )
 
 AFTER_FAILOVER = change(down(cluster(primary="pg2", timeline=2), "pg1"), "pg1", standby_signal=False, role=PRIMARY, fenced=True, timeline=1, control_timeline=1)
+BELOW_PG2 = Upstream(cluster().node("pg2").member.address, 5432, "replicator", "pg3", "pg3")
+BELOW_A_DELAYED = change(change(cluster(), "pg2", replay_delay_ms=1000), "pg3", upstream=BELOW_PG2, receiver=Receiver())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def test_plan_names_the_primary_and_who_is_down(topology: Topology, primary: str
     assert (plan.primary, plan.down, plan.blockers) == (primary, absent, ())
 
 
+@pytest.mark.parametrize("held", [{"replay_delay_ms": 1000}, {"replay_paused": True}])
+def test_plan_names_who_replays_later_for_its_connection_is_not_cut(held: dict[str, object]) -> None:
+    plan = plan_rotation(change(cluster(), "pg3", **held))
+    assert (plan.primary, plan.late) == ("pg1", ("pg3",))
+
+
 @pytest.mark.parametrize(
     ("topology", "expected"),
     [
@@ -54,7 +62,7 @@ def test_plan_names_the_primary_and_who_is_down(topology: Topology, primary: str
             change(cluster(PAIR), "pg2", role=PRIMARY, standby_signal=False), [("two_primaries", "pg1"), ("two_primaries", "pg2")], id="two primaries"
         ),
         pytest.param(change(down(cluster(PAIR), "pg2"), "pg2", timeline=2), [("stale_primary", "pg1")], id="the newest primary is the one that is down"),
-        pytest.param(change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_delay_ms=1000), [("late_upstream", "pg2")], id="a cascade's parent is delayed"),
+        pytest.param(BELOW_A_DELAYED, [("late_upstream", "pg2")], id="one still follows a delayed standby"),
         pytest.param(change(cluster(upstreams={"pg3": "pg2"}), "pg2", replay_paused=True), [("late_upstream", "pg2")], id="a cascade's parent is paused"),
         pytest.param(change(cluster(PAIR), "pg2", system_identifier=OTHER_SYSTEM), [("foreign_system", "pg2")], id="another cluster's data"),
     ],
