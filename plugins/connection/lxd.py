@@ -84,7 +84,18 @@ EXAMPLES = r"""
 #         ansible_lxd_host: archive-repo
 """
 
-from ansible_collections.community.general.plugins.connection.lxd import Connection as CommunityConnection
+from ansible.errors import AnsibleError
+
+try:
+    from ansible_collections.community.general.plugins.connection.lxd import Connection as CommunityConnection
+except ImportError as error:
+    MISSING = "This connection needs the collection community.general ({0}): ansible-galaxy collection install community.general".format(error)
+
+    class CommunityConnection:  # type: ignore[no-redef]
+        """Stands in for what is missing, and says so."""
+
+        def __init__(self, *args, **kwargs):
+            raise AnsibleError(MISSING)
 
 
 class Connection(CommunityConnection):
