@@ -57,11 +57,11 @@ def _late_upstreams(topology: Topology, primary: Node) -> list[Blocker]:
         below = [
             other.host
             for other in topology.others(primary.host)
-            if topology.desired_upstream(other, primary).host == node.host or topology.upstream_of(other) == node
+            if topology.desired_upstream(other, primary).host == node.host or (other.is_running_standby and topology.upstream_of(other) == node)
         ]
         if below and not node.replays_at_once:
             seen = "its replay is paused" if node.replay_paused else "its replay is delayed by {0} ms".format(node.replay_delay_ms)
-            hint = node.to_resume if node.replay_paused else "Take the delay away for that time, or let them follow another server (pg_upstream)."
+            hint = node.to_resume if node.replay_paused else "Run start_new_standby.yml: it lets them follow the primary."
             found.append(
                 Blocker("late_upstream", node.host, "lets {0} in with the old password until it has replayed the new one".format(", ".join(below)),
                         seen, "a replay without delay", hint)

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,23 @@ def test_boot_guard_asks_with_the_passwords_that_are_coming_where_those_that_are
     own(old.state)
     assert f"{new.name} is on timeline 2, this one on 1" in old.call("pg_service").refusal("boot_guard")
     assert verdict(old)["reason"] == "newer_timeline" and old.note("fenced")["by"] == "boot_guard"
+
+
+def test_boot_guard_peer_that_says_nothing_leaves_time_for_every_passfile(each_pair: Pair) -> None:
+    """Two changes of passwords were cut off, and a peer whose host hangs takes as long as a connection may."""
+    old, new = each_pair.primary, each_pair.standby
+    old.stop()
+    promote(new)
+    right = (old.state / "passfile").read_text(encoding="utf-8")
+    for name, text in (("passfile", "*:*:*:*:of yesterday\n"), ("passfile.next", "*:*:*:*:of tomorrow\n"), ("passfile.next.1", right)):
+        path = old.state / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        install(old, [replace(new, name="silent", port=hangs.getsockname()[1]), new], timeout_seconds=3)
+        own(old.state)
+        assert f"{new.name} is on timeline 2, this one on 1" in old.call("pg_service").refusal("boot_guard")
+    assert verdict(old)["reason"] == "newer_timeline"
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

@@ -351,7 +351,7 @@ def test_a_server_that_is_down_gets_the_new_secrets_too(cluster: Cluster) -> Non
     assert logs_in(cluster, "pgsql1", WHILE_DOWN)
 
 
-@pytest.mark.long  # the fault suite's rotation_killed_then_primary is the same on three hosts
+@pytest.mark.long
 def test_a_rotation_that_was_killed_before_the_primary_died_is_ended_behind_the_failover(cluster: Cluster) -> None:
     """The primary has the new passwords and no host the new passfile: the other two keep each other out."""
     killed = rotate(cluster, HALF_WAY, kill_in="Passwords | Go no further where the primary did not take them")
