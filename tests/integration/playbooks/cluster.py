@@ -378,9 +378,9 @@ def writing(cluster: Cluster) -> Iterator[None]:
 def install_collection(cluster: Cluster, directory: Path) -> dict[str, str]:
     """Build and install the collection as a user would, away from the checkout and its ansible.cfg; return the environment that finds it."""
     galaxy = str(VENV_BIN / "ansible-galaxy")
-    # Modules that were packed from the checkout would hide what the artifact lacks.
-    own = {"ANSIBLE_COLLECTIONS_PATH": str(directory / "installed"), "HOME": str(directory), "PG_OPS_TEST_PAYLOADS": ""}
-    environment = cluster.environ(**own)
+    environment = cluster.environ(ANSIBLE_COLLECTIONS_PATH=str(directory / "installed"), HOME=str(directory))
+    # No callbacks of the tests: modules that were packed from the checkout would hide what the artifact lacks.
+    del environment["ANSIBLE_CALLBACK_PLUGINS"], environment["ANSIBLE_CALLBACKS_ENABLED"]
     build = [galaxy, "collection", "build", "--output-path", str(directory), str(CHECKOUT)]
     built = subprocess.run(build, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
