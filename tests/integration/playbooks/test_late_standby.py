@@ -171,3 +171,24 @@ def test_failover_that_is_refused_behind_the_fence_says_who_was_fenced(cluster: 
     cluster.play("failover", *wanted)
     cluster.play("start_new_standby")
     cluster.assert_replicating(first)
+
+
+@pytest.mark.long
+def test_rotation_leaves_a_paused_standby_the_connection_that_it_has(cluster: Cluster) -> None:
+    """It asks for the next one when it has replayed all that it has received."""
+    primary = cluster.primary()
+    late = cluster.standby()
+    sender = "SELECT application_name, pid FROM pg_stat_replication ORDER BY 1"
+    cluster.sql(late, "SELECT pg_wal_replay_pause()")
+    before = dict(line.split("|") for line in cluster.sql(primary, sender).splitlines())
+    assert late in before
+    secrets = cluster.state / "new_secrets.json"
+    secrets.touch(mode=0o600)
+    secrets.write_text(json.dumps({"pg_replication_password": "while paused", "pg_rewind_password": "while paused, too"}), encoding="utf-8")
+    done = cluster.play("rotate_secrets", "-e", f"@{secrets}")
+    assert f"{late}: keeps its connection" in done.text and "proven" in done.text
+    after = dict(line.split("|") for line in cluster.sql(primary, sender).splitlines())
+    assert {standby for standby in before if after[standby] == before[standby]} == {late}
+    cluster.sql(late, "SELECT pg_wal_replay_resume()")
+    cluster.play("rotate_secrets")
+    cluster.assert_replicating(primary)
