@@ -91,7 +91,7 @@ try:
 except ImportError as error:
     MISSING = "This connection needs the collection community.general ({0}): ansible-galaxy collection install community.general".format(error)
 
-    class CommunityConnection:  # type: ignore[no-redef]
+    class CommunityConnection:
         """Stands in for what is missing, and says so."""
 
         def __init__(self, *args, **kwargs):
