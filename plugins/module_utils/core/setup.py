@@ -221,8 +221,8 @@ def plan_setup(topology: Topology, host: str, replace_data: bool = False, instal
         return SetupPlan("", "", "", (
             Blocker("no_clear_primary", topology.cluster, "it cannot be told which node is the primary", seen, "one primary",
                     "Use failover.yml or start_new_standby.yml for a cluster that was set up before; where its last primary is down, start that first. "
-                    "Data of another cluster that stands in the way: move it away yourself. To begin anew where the data is gone, remove what is left of "
-                    "it too: rm -r DATA_DIRECTORY.pg_ops on each host."),
+                    "Data of another cluster that stands in the way: move it away yourself. To begin anew where the data is gone, move "
+                    "DATA_DIRECTORY.pg_ops away too, on each host: its notes and reports are of the old cluster."),
         ))
     found = _unasked_blockers(primary, installs)
     for node in topology.nodes:
