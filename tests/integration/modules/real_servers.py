@@ -358,6 +358,12 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def running(program: str, argument: str) -> list[int]:
+    """Return the processes of a program that were started with an argument; each is read once, it may end between two looks."""
+    lines = {pid: command_line(pid) for pid in process_ids()}
+    return [pid for pid, words in lines.items() if argument in words and program in words[0]]
+
+
 def state_of(pid: int) -> str:
     """Return the kernel's letter for a process's state, empty when it is gone."""
     try:

@@ -19,13 +19,13 @@ from real_servers import (
     Pair,
     adapt,
     as_account,
-    command_line,
     digest,
     make_standby,
     new_node,
     own,
     passfile_options,
     process_ids,
+    running,
     start_module,
     wait_for,
     wait_replayed,
@@ -139,7 +139,7 @@ def test_basebackup_slot_missing_is_refused_with_the_remedy(pair: Pair) -> None:
 
 
 def basebackups_of(node: Node) -> list[int]:
-    return [pid for pid in process_ids() if f"{node.data}.clone" in command_line(pid) and "pg_basebackup" in command_line(pid)[0]]
+    return running("pg_basebackup", f"{node.data}.clone")
 
 
 def test_basebackup_killed_in_the_middle_is_made_again(pair: Pair) -> None:

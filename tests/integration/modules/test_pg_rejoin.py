@@ -20,13 +20,12 @@ from real_servers import (
     Answer,
     Node,
     Pair,
-    command_line,
     digest,
     end_processes,
     make_standby,
     own,
     passfile_options,
-    process_ids,
+    running,
     start_module,
     start_pair,
     wait_for,
@@ -707,7 +706,7 @@ def test_rejoin_no_data_directory_is_copied(pair: Pair) -> None:
 
 
 def rewinds_of(node: Node) -> list[int]:
-    return [pid for pid in process_ids() if str(node.data) in command_line(pid) and "pg_rewind" in command_line(pid)[0]]
+    return running("pg_rewind", str(node.data))
 
 
 @pytest.mark.parametrize("orphan", [False, True], ids=["both_killed", "pg_rewind_goes_on"])
