@@ -21,7 +21,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.copy_source import AUTO, PRIMARY, REPOSITORY, Source, choose_source
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import parse_backups
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
+from ansible_collections.pg_ops.replication.plugins.module_utils.observe import directory_bytes, free_bytes
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, clone_directory, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
     SIGNS_OF_LIFE,
     Peer,
@@ -56,11 +57,6 @@ class CloneTerms:
     timeout_seconds: float = 86400.0
     repository_command: tuple[str, ...] = ()
     copy_from: str = AUTO
-
-
-def clone_directory(server: Server) -> Path:
-    """Return where the copy grows: beside the data directory, on the same file system."""
-    return Path(server.data_directory.rstrip("/") + ".clone")
 
 
 def kept_directory(server: Server, stamp: str) -> Path:
@@ -132,13 +128,20 @@ def require_space(server: Server, peer: Peer) -> int:
     with connect_peer(server, peer) as session:
         needed = int(session.value("SELECT sum(pg_database_size(oid))::bigint FROM pg_database", timeout_seconds=60) or 0)
     parent = os.path.dirname(server.data_directory.rstrip("/"))
-    free = shutil.disk_usage(parent if os.path.isdir(parent) else "/").free
+    free = free_bytes(parent) + directory_bytes(clone_directory(server))  # a copy that was cut off is removed before the next
     if free < needed + CLONE_HEADROOM_BYTES:
         raise ServerError(
             "too little disk for a copy of {0}".format(peer.name), reason="disk_too_small", observed="{0} bytes free".format(free),
             required="{0} bytes".format(needed + CLONE_HEADROOM_BYTES), hint="Free space below {0}.".format(parent),
         )
     return needed
+
+
+def require_room(server: Server, peer: Peer) -> int:
+    """Return the size of the primary in bytes; raises ServerError where a copy has no room beside what is here. Asked before a server is stopped."""
+    if server.exists():
+        require_movable(server)
+    return require_space(server, peer)
 
 
 def _tablespaces(server: Server, peer: Peer) -> list[tuple[str, str]]:
@@ -401,9 +404,7 @@ def _set_configuration_aside(server: Server, peer: Peer) -> None:
 def clone(server: Server, peer: Peer, terms: CloneTerms) -> dict[str, Any]:
     """Copy the primary and put the copy in place of what is here; the server must be down. Raises ServerError or SqlError."""
     server.ensure_state_directory()
-    if server.exists():
-        require_movable(server)
-    size = require_space(server, peer)
+    size = require_room(server, peer)
     _set_configuration_aside(server, peer)
     started = time.monotonic()
     aside, source = _copy_the_data(server, peer, terms, size)

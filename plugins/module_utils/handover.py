@@ -326,19 +326,19 @@ def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Se
         _drop_slots(server, peer, made)
 
 
-def has_handed_over(server: Server, peer: Peer, terms: HandOver) -> bool:
-    """Whether the peer is primary and this server streams from it as its standby: the end that a hand-over has."""
+def has_handed_over(server: Server, peer: Peer, terms: HandOver) -> Optional[dict[str, Any]]:
+    """Return the peer's timeline and position where it is primary and this server streams from it, the end that a hand-over has; None where not."""
     if not server.postmaster_pid() or not is_pointed_at(server, peer, host_name=terms.host_name, slot_name=terms.slot_name):
-        return False
+        return None
     try:
         with connect_peer(server, peer) as session:
             state = read_state(session)
         if state["in_recovery"]:
-            return False
+            return None
         wait_until_replayed(server, mark_lsn=state["position_lsn"], timeline=state["timeline"], timeout_seconds=server.timeout_seconds)
     except (sql.SqlError, ServerError):
-        return False
-    return True
+        return None
+    return {"timeline": state["timeline"], "mark_lsn": state["position_lsn"]}
 
 
 def _finish(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:

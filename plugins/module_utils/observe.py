@@ -20,7 +20,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_da
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, most_advanced, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, clone_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 
 SETTINGS = (
@@ -59,7 +59,8 @@ SELECT pg_current_wal_lsn()::text AS current_lsn, ('x' || substr(pg_walfile_name
        (SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float FROM pg_stat_activity
          WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) AS longest_transaction_seconds,
        (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep') AS sessions_waiting_for_standby,
-       EXISTS (SELECT FROM pg_stat_progress_basebackup) AS backup_in_progress
+       EXISTS (SELECT FROM pg_stat_progress_basebackup) OR EXISTS (
+         SELECT FROM pg_stat_activity WHERE application_name = 'pgBackRest [backup]') AS backup_in_progress
 """
 STANDBY_ONLY = """
 SELECT pg_last_wal_receive_lsn()::text AS receive_lsn, pg_last_wal_replay_lsn()::text AS replay_lsn,
@@ -279,7 +280,7 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
     found: dict[str, Any] = {
         "address": default_address(),
         "installed_major": int(server.version) if server.version.isdigit() else 0,
-        "disk_free_bytes": free_bytes(server.data_directory),
+        "disk_free_bytes": free_bytes(server.data_directory) + directory_bytes(clone_directory(server)),  # a copy that was cut off goes before the next
         "pending": server.read_note("pending"),
         "fenced": bool(server.read_note("fenced")),
         "rewind_unfinished": bool(server.read_note("rewind")),

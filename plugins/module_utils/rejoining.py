@@ -18,6 +18,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
     CloneTerms,
     clone,
     finish_interrupted,
+    require_room,
     restore_node_files,
     save_node_files,
     utc_stamp,
@@ -364,6 +365,11 @@ def _lift_fence(server: Server) -> None:
     forget(server)
 
 
+def keeps_serving(chosen: decisions.RejoinPlan, here: Node) -> bool:
+    """Whether a standby answers readers until it is copied anew: it goes on doing so where the copy has no room. A primary is fenced in any case."""
+    return chosen.action == decisions.RECLONE and here.is_running_standby
+
+
 def rejoin(
     server: Server, peer: Peer, terms: RejoinTerms, chosen: decisions.RejoinPlan, here: Node, primary: Node, mark: str
 ) -> dict[str, Any]:
@@ -381,6 +387,8 @@ def rejoin(
         if refusal is not None:
             raise refusal
         result.update(action=chosen.action, kept_directory=kept)
+    if keeps_serving(chosen, here):
+        require_room(server, peer)
     server.write_note("fenced", {"by": "pg_rejoin"})
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
+from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import restore as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import Backup, Place, Target
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import directory_bytes, free_bytes, port_taken
@@ -275,24 +276,25 @@ def as_it_runs(copy: Server) -> Server:
     return replace(copy, port=copy.running_port() or copy.port)
 
 
-def _require_copy(copy: Server, directory: str) -> None:
-    """Raise ServerError when the server that answers has another data directory: its rows would be taken for those of the copy."""
-    if os.path.realpath(directory) != os.path.realpath(copy.data_directory):
+def _session_of(copy: Server) -> sql.Session:
+    """Open a session on the running copy; raises ServerError when another server answers in its place."""
+    try:
+        return copy.wait_for_sql(timeout_seconds=30)
+    except ServerError as error:
         raise ServerError(
-            "another server than the copy answers on port {0}".format(copy.port), reason="another_server", observed=directory,
-            required=copy.data_directory, hint="Stop the copy with pg_ctl and repeat, with a free port in pg_restore_port.",
-        )
+            error.message, reason=error.reason, observed=error.observed, required=error.required,
+            hint="Stop the copy with pg_ctl and repeat, with a free port in pg_restore_port.",
+        ) from error
 
 
 def describe(copy: Server) -> dict[str, Any]:
     """Return what the running copy says of itself; raises ServerError when it is another server, or still in recovery."""
-    with copy.wait_for_sql(timeout_seconds=30) as session:
+    with _session_of(copy) as session:
         row = session.row(
-            "SELECT current_setting('data_directory') AS directory, pg_is_in_recovery() AS in_recovery,"
+            "SELECT pg_is_in_recovery() AS in_recovery,"
             " pg_last_xact_replay_timestamp()::text AS last_transaction,"
             " array_to_string(array(SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1), ' ') AS databases"
         )
-    _require_copy(copy, str(row["directory"]))
     if row["in_recovery"]:
         raise ServerError("the copy is still in recovery", reason="in_recovery", observed="in recovery", required="promoted")
     tablespaces = copy.data_directory + ".tablespaces"

@@ -609,12 +609,22 @@ class Server:
     # -- SQL -----------------------------------------------------------------------------------------------------------
 
     def connect(self, *, timeout_seconds: Optional[float] = None) -> sql.Session:
-        """Open a session as the superuser over the local socket; raises SqlError."""
+        """Open a session as the superuser over the local socket; raises SqlError, and ServerError where another server than that of our files answers."""
         account = self.account()
-        return sql.connect(
+        session = sql.connect(
             {"host": self.socket_directory, "port": self.port, "user": self.superuser, "dbname": self.database},
             timeout_seconds=timeout_seconds or self.timeout_seconds,
             as_uid=account.pw_uid if account and os.geteuid() == 0 else None,
+        )
+        answering = str(session.value("SELECT current_setting('data_directory')"))
+        if os.path.realpath(answering) == os.path.realpath(self.data_directory):
+            return session
+        session.close()
+        # What is asked by SQL and what is done to files would be two servers': one is stopped, and the other one goes on writing.
+        raise ServerError(
+            "the server that answers on port {0} is another one than that in {1}".format(self.port, self.data_directory), reason="another_server",
+            observed=answering, required=self.data_directory,
+            hint="The host has several clusters: name one with pg_version, pg_debian_cluster, pg_port and pg_data_directory together.",
         )
 
     def wait_for_sql(self, *, timeout_seconds: float) -> sql.Session:
@@ -646,6 +656,11 @@ class Server:
         if self.peer_ssl_mode != "verify-full":
             return {"sslmode": self.peer_ssl_mode}
         return {"sslmode": self.peer_ssl_mode, "sslrootcert": str(self.ca_file)}
+
+
+def clone_directory(server: Server) -> Path:
+    """Return where a copy grows: beside the data directory, on the same file system."""
+    return Path(server.data_directory.rstrip("/") + ".clone")
 
 
 def _locked(handle: int) -> bool:

@@ -27,6 +27,8 @@ STEADY_SECONDS = 1.0
 
 # The note that says whose synchronous_standby_names is.
 CONFIRMS = "synchronous"
+# The settings that a server is given here, each in force with a reload.
+WRITTEN = ("primary_conninfo", "primary_slot_name", SYNCHRONIZED, SYNCHRONOUS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class PlacePlan:
     """What has to change, and how it shows in a diff.
 
     `synchronized` is what synchronized_standby_slots becomes, `synchronous` what synchronous_standby_names does; None takes the line away.
-    `disarm` is a primary that would start as a standby.
+    `disarm` is a primary that would start as a standby, `unread` a server that was not told of what a run that died had written.
     """
 
     point: bool
@@ -97,13 +99,14 @@ class PlacePlan:
     synchronous: Optional[str]
     confirm: bool
     disarm: bool
+    unread: bool
     before: dict[str, Any]
     after: dict[str, Any]
 
     @property
     def changed(self) -> bool:
         """Whether anything has to."""
-        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize or self.confirm or self.disarm
+        return self.point or self.slots.changed or bool(self.orphans) or self.synchronize or self.confirm or self.disarm or self.unread
 
 
 def _slot_plan(place: Place, present: list[dict[str, Any]]) -> SlotPlan:
@@ -164,6 +167,15 @@ def _is_to_confirm(server: Server, place: Place, wanted: Optional[str]) -> bool:
     return present != wanted
 
 
+def _is_unread(server: Server, session: sql.Session) -> bool:
+    """Whether the server does not have yet what stands in its file of the settings that are written here: a run died before it could say so."""
+    written = server.read_auto_conf()
+    rows = session.rows(
+        "SELECT name, setting, coalesce(sourcefile, '') FROM pg_settings WHERE name = ANY(%s) AND source <> 'command line'", (list(WRITTEN),)
+    )
+    return any(written[name] != setting if name in written else source.endswith("/postgresql.auto.conf") for name, setting, source in rows)
+
+
 def plan_place(server: Server, place: Place) -> PlacePlan:
     """Return what has to change on this server; raises SqlError when it does not run."""
     with server.connect() as session:
@@ -171,6 +183,7 @@ def plan_place(server: Server, place: Place) -> PlacePlan:
         synchronized = _synchronized(session, place, present)
         orphans = _orphans(session, place, present)
         synchronous = _confirmed_by(session, place)
+        unread = _is_unread(server, session)
         disarm_it = place.upstream is None and server.standby_signal.exists() and not read_state(session)["in_recovery"]
     plan = _slot_plan(place, present)
     confirm = _is_to_confirm(server, place, synchronous)
@@ -183,10 +196,10 @@ def plan_place(server: Server, place: Place) -> PlacePlan:
     after = sorted((set(names) - set(plan.drop) - set(orphans)) | {wish.name for wish in plan.create})
     upstream = place.upstream.name if place.upstream else "-"
     return PlacePlan(
-        point, plan, orphans, synchronized, before_synchronized != synchronized, synchronous, confirm, disarm_it,
+        point, plan, orphans, synchronized, before_synchronized != synchronized, synchronous, confirm, disarm_it, unread,
         {
             "slots": names, "upstream": "other" if point else upstream, SYNCHRONIZED: before_synchronized, SYNCHRONOUS: before_synchronous,
-            **({"standby.signal": "present"} if disarm_it else {}),
+            **({"standby.signal": "present"} if disarm_it else {}), **({"settings": "not read since they were written"} if unread else {}),
         },
         {
             "slots": after, "upstream": upstream, SYNCHRONIZED: synchronized,
@@ -297,6 +310,8 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
     if plan.disarm:
         disarm(server)
     deadline = time.monotonic() + place.timeout_seconds
+    if plan.unread:
+        server.reload()
     with server.connect() as session:
         made = {wish.name for wish in plan.slots.create}
         # Here only what is made, with the lost slots that are made anew; the rest is dropped once nobody uses it.

@@ -78,8 +78,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import 
     CloneTerms,
     clone,
     finish_interrupted,
-    require_movable,
-    require_space,
+    require_room,
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
@@ -131,10 +130,8 @@ def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     if present and not params["replace_data"]:
         refuse_foreign(server)
     diff = mapping_diff(server.data_directory, {"data": "other data" if present else "none"}, {"data": "copy of {0}".format(peer.name)})
+    require_room(server, peer)
     if module.check_mode:
-        require_space(server, peer)
-        if present:
-            require_movable(server)
         return {"changed": True, "diff": diff}
     if server.postmaster_pid():
         server.stop()

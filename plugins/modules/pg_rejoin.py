@@ -121,7 +121,7 @@ seconds:
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import REPOSITORY_OPTIONS
+from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import REPOSITORY_OPTIONS, require_room
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import rejoin as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
 from ansible_collections.pg_ops.replication.plugins.module_utils.rejoining import (
@@ -185,6 +185,8 @@ def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
         raise refusal
     changed = chosen.action != decisions.NOTHING or here.fenced
     result = {**mapping_of(chosen), "checkpoint_first": missing is not None}
+    if module.check_mode and chosen.action == decisions.RECLONE:
+        require_room(server, peer)
     if changed and not module.check_mode:
         with deaf_to_hangups():
             result.update(rejoin(server, peer, terms, chosen, here, primary, mark))

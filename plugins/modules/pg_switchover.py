@@ -141,8 +141,10 @@ def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     terms = terms_of(module.params)
     primary = is_primary(server, terms.stop_timeout_seconds)
     diff = mapping_diff("primary role", {"primary": terms.host_name}, {"primary": peer.name})
-    if not primary and has_handed_over(server, peer, terms):
-        return {"changed": False, "diff": mapping_diff("primary role", {"primary": peer.name}, {"primary": peer.name})}
+    done = None if primary else has_handed_over(server, peer, terms)
+    if done is not None:
+        # Where it was waited for, the siblings are still to be re-pointed: by what they need to know of the new primary.
+        return {"changed": False, "diff": mapping_diff("primary role", {"primary": peer.name}, {"primary": peer.name}), **done}
     # A fence that another run has set since means that somebody else may be primary.
     interrupted = not primary and server.read_note("pending").get("target") == peer.name and not server.read_note("fenced")
     if not primary and not interrupted:

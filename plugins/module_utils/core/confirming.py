@@ -121,6 +121,15 @@ def switchover_set_blockers(topology: Topology, after: Topology, target: str) ->
     )
 
 
+def asked(topology: Topology, source: Optional[Node]) -> Optional[Node]:
+    """Return the dead primary whose clients were promised something; None where that one is out of reach.
+
+    What stands in its place then, a cascade's parent that died with it, asked nobody for confirmations and may be the one that gave them.
+    """
+    away = any(node.state == states.UNREACHABLE for node in topology.nodes)
+    return None if source is not None and source.lies_as_standby and away else source
+
+
 def promised_set(topology: Topology, source: Optional[Node]) -> SynchronousSet:
     """Return the set that the dead primary's clients relied on: what its files say, else the inventory's. num 0: nothing was promised."""
     rule = topology.rule

@@ -11,7 +11,7 @@ from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import failover_set_blockers, promised_is_known, promised_set
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.confirming import asked, failover_set_blockers, promised_is_known, promised_set
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import lost_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node
@@ -321,7 +321,7 @@ def _unread_blockers(topology: Topology, target: Node, promised: SynchronousSet)
         )
         for node in topology.nodes
         if node.is_running_standby and node.upstream.host and not node.receive_lsn
-        and (node is target or _is_able(topology, node, promised))
+        and (node is target or _is_able(topology, node, promised) or (promised.num > 0 and promised.has(node.member.application_name)))
     ]
 
 
@@ -336,12 +336,40 @@ def _hands_over(node: Optional[Node]) -> bool:
     return node is not None and node.pending.operation == "switchover"
 
 
-def _best(able: Sequence[Node], source: Optional[Node]) -> Optional[Node]:
-    """Return whom to promote, the first, or its equal that the old primary's hand-over may have told to promote: two promotions of one are one."""
-    if source is None or not _hands_over(source) or source.pending.phase != "promoting":
-        return able[0] if able else None
+def _told(topology: Topology) -> tuple[Node, ...]:
+    """Return who may have been told to promote by a run that did not see the end of it: a failover notes that there, a hand-over on the old primary.
+
+    A hand-over tells nobody who lacks WAL that another standby has.
+    """
+    own = {node.host for node in topology.nodes if node.pending.operation == "failover" and node.pending.target == node.host}
+    handed = {node.pending.target for node in topology.nodes if node.has_server_down and node.pending.operation == "switchover"}
+    notes = {node.pending.target for node in topology.nodes if node.pending.phase == "promoting"}
+    most = max((parse_lsn(node.position_lsn) for node in topology.standbys if node.position_lsn), default=0)
+    return tuple(
+        node
+        for node in topology.nodes
+        if node.host in notes and (
+            node.host in own or (node.host in handed and (node.state == states.UNRESPONSIVE or parse_lsn(node.position_lsn or "0/0") >= most))
+        )
+    )
+
+
+def _promotion_blockers_of_others(told: Sequence[Node], target: Node) -> list[Blocker]:
+    """Return which standby may become primary beside the target; one that does not answer is fenced instead."""
+    return [
+        Blocker(
+            "promotion_under_way", node.host, "was told to promote, and may become primary at any moment", "in recovery", "primary, or its server stopped",
+            "Repeat in a moment without pg_failover_to. If it still is no primary then: stop its server, whose next start forgets it, and repeat.",
+        )
+        for node in told
+        if node.host != target.host and node.is_running_standby
+    ]
+
+
+def _best(able: Sequence[Node], told: Sequence[Node]) -> Optional[Node]:
+    """Return whom to promote, the first, or its equal that may have been told to promote: two promotions of one are one."""
     level = [node for node in able if (node.timeline, node.position_lsn) == (able[0].timeline, able[0].position_lsn)]
-    return next((node for node in level if node.host == source.pending.target), able[0] if able else None)
+    return next((node for node in level if node in told), able[0] if able else None)
 
 
 def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: str = "") -> FailoverPlan:
@@ -357,9 +385,11 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: 
         return FailoverPlan(TAKE_OVER, "", "", blockers=problems(topology))
     fenced = _fenced_by_this_run(topology, source_host)
     source = fenced or dead_primary(topology)
-    promised = ASYNCHRONOUS if limits.accept_synchronous_loss else promised_set(topology, source)
+    promising = asked(topology, source)
+    promised = ASYNCHRONOUS if limits.accept_synchronous_loss else promised_set(topology, promising)
     able = [node for node in candidates(topology) if _is_able(topology, node, promised)]
-    target = topology.node(wanted) if wanted else _best(able, source)
+    told = _told(topology)
+    target = topology.node(wanted) if wanted else _best(able, told)
     if target is None:
         seen = "; ".join(node.seen for node in topology.nodes)
         made = any(node.state not in (states.ABSENT, states.UNREACHABLE) for node in topology.nodes)
@@ -373,16 +403,21 @@ def plan_failover(topology: Topology, wanted: str, limits: Limits, source_host: 
     off = _switched_off(topology, source, limits)
     found.extend(_fence_blockers(topology, source, limits))
     found.extend(_alive_blockers(topology, off) if fenced is None else ())
+    found.extend(_promotion_blockers_of_others(told, target))
     if target.is_running_standby:
         found.extend(_unread_blockers(topology, target, promised))
-        found.extend(failover_set_blockers(topology, source, target) if promised.num else ())
+        found.extend(failover_set_blockers(topology, promising, target) if promised.num else ())
         found.extend(_ahead_blockers(topology, target, limits, promised))
         found.extend(_down_blockers(topology, target, limits))
-    # The old primary, and whatever else would open read-write at its next start.
-    fence = tuple(node.host for node in topology.nodes if node.has_server_down and (node is source or not node.standby_signal))
+    # The old primary, whatever else would open read-write at its next start, and who thaws and promotes as it was told to.
+    fence = tuple(
+        node.host
+        for node in topology.nodes
+        if node.has_server_down and (node is source or not node.standby_signal or (node in told and node.state == states.UNRESPONSIVE))
+    )
     notes = _notes(topology, source, target, lost, off)
     if promised.num:
-        notes = (*notes, _synchronous_note(source, target))
+        notes = (*notes, _synchronous_note(promising, target))
     left = tuple(node.host for node, _bytes in _ahead(topology, target))
     writing = bool(off) or any(node.host in fence and node.state in (states.UNRESPONSIVE, states.STARTING) for node in topology.nodes)
     again = writing or _hands_over(source)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Node, Slot, orphaned_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import RUNNING, Node, Slot, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 
 
@@ -72,11 +72,20 @@ def lost_slot_notes(source: Optional[Node], target: Node) -> tuple[str, ...]:
 
 
 def stray_slot_notes(topology: Topology) -> tuple[str, ...]:
-    """Return a sentence for each logical slot on a standby that keeps WAL there and that nobody reads.
+    """Return a sentence for each slot that keeps WAL and that nobody reads, where only its owner knows whether it is needed.
 
-    It may be left from that node's time as primary or be somebody's who decodes on the standby: only its owner knows.
+    A logical one on a standby may be left from that node's time as primary or be somebody's who decodes there. A physical one that is no host's of
+    the inventory may be a backup's, or what is left of a standby that was taken out.
     """
-    return tuple(
+    ours = {node.member.slot_name for node in topology.nodes}
+    physical = tuple(
+        "{0} keeps {1} bytes of WAL for slot {2}, which is no host's of the inventory and which nobody reads; if its owner is gone, drop it:"
+        " SELECT pg_drop_replication_slot('{2}')".format(node.host, slot.retained_bytes, slot.name)
+        for node in topology.nodes
+        for slot in node.slots
+        if node.state == RUNNING and slot.type == "physical" and slot.restart_lsn and not slot.active and not slot.temporary and slot.name not in ours
+    )
+    return physical + tuple(
         "{0} keeps WAL for logical slot {1}, which nobody reads there; if it is left from its time as primary, drop it".format(node.host, slot.name)
         for node in topology.standbys
         for slot in logical_slots(node)

@@ -211,6 +211,11 @@ class Node:
         return self.state == RUNNING and self.role == STANDBY
 
     @property
+    def lies_as_standby(self) -> bool:
+        """Whether it is down as a standby leaves it; a primary that was fenced, or armed by a switchover, has standby.signal too."""
+        return self.has_server_down and self.standby_signal and not self.fenced and self.pending.operation != "switchover"
+
+    @property
     def has_server_down(self) -> bool:
         """Whether the host was seen, has a data directory and no server that could be asked runs on it."""
         return self.state in (STOPPED, CRASHED, UNRESPONSIVE, STARTING)

@@ -134,11 +134,6 @@ def bytes_behind(node: Node, position_lsn: str) -> Optional[int]:
     return max(0, parse_lsn(position_lsn) - parse_lsn(node.position_lsn))
 
 
-def _lies_as_standby(node: Node) -> bool:
-    """Whether a node is down as a standby leaves it; a primary that was fenced, or armed by a switchover, has standby.signal too."""
-    return node.has_server_down and node.standby_signal and not node.fenced and node.pending.operation != "switchover"
-
-
 def dead_primary(topology: Topology) -> Optional[Node]:
     """Return the node that was primary when there is none now; None when it cannot be told.
 
@@ -157,7 +152,7 @@ def dead_primary(topology: Topology) -> Optional[Node]:
     hosts = {node.host for node in named}
     newest = [node for node in down if not node.timeline or node.timeline >= followed]
     if len(hosts) == 1:
-        return newest[0] if _lies_as_standby(named[0]) and len(newest) == 1 and newest[0].was_primary else named[0]
+        return newest[0] if named[0].lies_as_standby and len(newest) == 1 and newest[0].was_primary else named[0]
     if len(newest) == 1:
         return newest[0]
     unseen = [node for node in topology.nodes if node.state == states.UNREACHABLE]

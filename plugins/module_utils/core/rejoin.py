@@ -262,7 +262,7 @@ def _plan_running(topology: Topology, node: Node, primary: Node) -> RejoinPlan:
         return _throw_away(node, primary, past)
     if _still_reads(node) and not node.has_restore_command:
         return RejoinPlan(FOLLOW, STILL_READS)
-    if not node.is_streaming and _wal_is_gone(node, primary) and topology.desired_upstream(node, primary) is primary:
+    if not node.is_streaming and _wal_is_gone(node, primary) and _wal_is_gone(node, topology.desired_upstream(node, primary)):
         return _copy_or_fetch(node, "the WAL that it needs is no longer on {0}".format(primary.host))
     return RejoinPlan(FOLLOW, wrong.problem)
 

@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.archive import archive_problems
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import stray_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, PRIMARY, Node, Sender, Slot
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, out_of_sight, problems
@@ -188,6 +189,7 @@ def status_document(topology: Topology, *, observed_at: str) -> dict[str, Any]:
         "exit_status": EXIT_STATUSES[level],
         "primaries": [node.host for node in topology.primaries],
         "problems": problem_entries(topology, found),
+        "notes": list(stray_slot_notes(topology)),
         "rows": status_rows(topology),
     }
 
@@ -219,6 +221,7 @@ def render_document(document: dict[str, Any]) -> str:
     """Return the document of one cluster as text: its problems first, each ending with the command that repairs it, then one table."""
     lines = ["Cluster {0}: {1}".format(document["cluster"], headline(document))]
     lines.extend(_problem_line(problem) for problem in document["problems"])
+    lines.extend("  - {0}".format(note) for note in document["notes"])
     lines.append(render_table([name.upper() for name in COLUMNS], [_cells(row) for row in document["rows"]]))
     return "\n".join(lines)
 

@@ -125,11 +125,12 @@ def _source_blockers(source: Node, limits: Limits) -> list[Blocker]:
 
 def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limits) -> list[Blocker]:
     found: list[Blocker] = []
-    if source.server_version_num != target.server_version_num:
+    majors = (target.server_version_num // 10000, source.server_version_num // 10000)
+    if majors[0] != majors[1]:
         found.append(
             Blocker(
-                "version_mismatch", target.host, "runs another PostgreSQL than {0}".format(source.host), str(target.server_version_num),
-                str(source.server_version_num), "Bring both to one minor version.",
+                "version_mismatch", target.host, "has another PostgreSQL major version than {0}".format(source.host), str(majors[0]), str(majors[1]),
+                "Check the inventory.",
             )
         )
     names = {sender.application_name: sender for sender in source.senders}
@@ -149,6 +150,26 @@ def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limit
             )
         )
     return found
+
+
+def _version(number: int) -> str:
+    """Return server_version_num as people write it: 150012 is 15.12."""
+    return "{0}.{1}".format(number // 10000, number % 10000)
+
+
+def _minor_notes(topology: Topology, target: Node) -> tuple[str, ...]:
+    """Return which nodes have an older minor version than the new primary's.
+
+    An update to a new minor version begins with the standbys, so a role change between two of them is part of it; one that reads WAL of a
+    newer one is what should not last. Source: PostgreSQL's documentation, "Log-Shipping Standby Servers", planning.
+    """
+    return tuple(
+        "{0} runs PostgreSQL {1}, older than {2} on {3}; update it next".format(
+            node.host, _version(node.server_version_num), _version(target.server_version_num), target.host
+        )
+        for node in topology.nodes
+        if node.host != target.host and 0 < node.server_version_num < target.server_version_num
+    )
 
 
 def _sibling_notes(topology: Topology, source: Node, target: Node) -> tuple[str, ...]:
@@ -324,7 +345,7 @@ def plan_switchover(topology: Topology, wanted: str, limits: Limits) -> Switchov
             "a running standby with pg_priority above 0", "Run start_new_standby.yml first.",
         )
         return SwitchoverPlan(HAND_OVER, primary.host, "", (none, *refused_candidates(topology)))
-    notes = (*_sibling_notes(topology, primary, target), *lost_slot_notes(primary, target))
+    notes = (*_sibling_notes(topology, primary, target), *_minor_notes(topology, target), *lost_slot_notes(primary, target))
     after = after_change(topology, primary.host, target.host, source_returns=True)
     blockers = (*switchover_blockers(topology, primary, target, limits), *switchover_set_blockers(topology, after, target.host))
     return SwitchoverPlan(HAND_OVER, primary.host, target.host, blockers, notes)

@@ -487,7 +487,7 @@ def passfile_options(nodes: list[Node]) -> dict[str, Any]:
     """Return the options of pg_passfile for a cluster."""
     return {
         "peers": [{"name": each.name, "address": "127.0.0.1", "port": each.port} for each in nodes],
-        "credentials": [{"user": "replicator", "password": REPLICATION_PASSWORD}, {"user": "rewinder", "password": REWIND_PASSWORD}],
+        "passwords": {"replicator": REPLICATION_PASSWORD, "rewinder": REWIND_PASSWORD},
     }
 
 

@@ -58,6 +58,14 @@ def test_timeline_of_a_standby_whose_upstream_is_gone_is_the_one_that_it_followe
     assert timeline(pair.spare) == 2
 
 
+def test_delay_of_a_standby_is_known(watched_pair: Pair) -> None:
+    standby = watched_pair.standby
+    standby.sql("ALTER SYSTEM SET recovery_min_apply_delay = '90s'")
+    standby.sql("SELECT pg_reload_conf()")
+    for node, wanted in ((standby, 90), (watched_pair.primary, 0)):
+        wait_for(lambda node=node, wanted=wanted: ask(node, "pg_ops")[0]["replay_delay_seconds"] == wanted, f"{wanted} s on {node.name}")
+
+
 def test_synchronous_set_in_every_form_is_counted_as_the_server_takes_it(watched_pair: Pair) -> None:
     primary = watched_pair.primary
     name = str(primary.sql("SELECT application_name FROM pg_stat_replication"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils import cloning
 from real_servers import (
     Answer,
     Node,
@@ -117,7 +118,7 @@ def test_basebackup_old_primary_of_the_same_cluster_is_refused(pair: Pair) -> No
 
 def test_basebackup_wrong_password_is_refused_and_named(pair: Pair) -> None:
     options = passfile_options([pair.primary])
-    options["credentials"][0]["password"] = "not it"
+    options["passwords"]["replicator"] = "not it"
     assert pair.spare.call("pg_passfile", **options).changed
     answer = copy(pair.spare, pair.primary)
     assert "replicator" in answer.refusal("authentication")
@@ -157,6 +158,28 @@ def test_basebackup_killed_in_the_middle_is_made_again(pair: Pair) -> None:
     wait_replayed(pair.primary, node)
     node.program("pg_controldata", "-D", str(node.data))
     assert not Path(f"{node.data}.clone").exists()
+
+
+def test_basebackup_cut_off_does_not_take_the_room_of_the_next(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, more = pair.spare, 20 << 30
+    monkeypatch.setattr(cloning, "CLONE_HEADROOM_BYTES", shutil.disk_usage(node.home).free + more)
+    before = node.call("pg_node_info")["node"]["disk_free_bytes"]
+    assert copy(node, pair.primary).refusal("disk_too_small")
+    part = Path(f"{node.data}.clone", "base", "1", "1234")
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as stream:
+        stream.truncate(2 * more)
+    assert node.call("pg_node_info")["node"]["disk_free_bytes"] - before > more
+    assert copy(node, pair.primary).changed
+    assert not Path(f"{node.data}.clone").exists()
+
+
+def test_basebackup_running_server_that_a_copy_has_no_room_beside_is_not_stopped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_foreign(pair.spare)
+    pair.spare.start()
+    monkeypatch.setattr(cloning, "CLONE_HEADROOM_BYTES", 1 << 60)
+    assert copy(pair.spare, pair.primary, replace_data=True).refusal("disk_too_small")
+    assert pair.spare.pid()
 
 
 def unswap(node: Node, pair: Pair, *, old: bool) -> str:

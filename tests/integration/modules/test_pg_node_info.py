@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
-from real_servers import Node, Pair, digest, hand_on, make_standby, wait_for
+from real_servers import Node, Pair, digest, end_processes, hand_on, make_standby, running, start_module, wait_for
 
 
 def info(node: Node, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
@@ -58,6 +59,30 @@ def test_info_running_pair(each_pair: Pair) -> None:
     assert lsn(standby["replay_lsn"]) <= lsn(primary["current_lsn"])
     text = json.dumps([primary, standby])
     assert "passfile" not in text and "SCRAM" not in text
+
+
+def test_info_names_what_a_switchover_waits_for(pair: Pair) -> None:
+    primary = pair.primary
+    seen = info(primary)
+    quiet = (0, 0, False, 0)
+    assert (seen["prepared_transactions"], seen["longest_transaction_seconds"], seen["backup_in_progress"], seen["archive_ready_files"]) == quiet
+    with contextlib.closing(primary.connect()) as prepared, contextlib.closing(primary.connect()) as session, prepared.cursor() as cursor:
+        cursor.execute("CREATE TABLE undecided (); PREPARE TRANSACTION 'undecided'")
+        session.cursor().execute("SELECT 1")
+        time.sleep(0.2)
+        (primary.data / "pg_wal" / "archive_status" / "000000010000000000000001.ready").touch()
+        seen = info(primary)
+        assert seen["prepared_transactions"] == 1 and 0.2 <= seen["longest_transaction_seconds"] < 60
+        assert not seen["backup_in_progress"] and seen["archive_ready_files"] == 1
+        session.rollback()
+        session.cursor().execute("SET application_name = 'pgBackRest [backup]'")  # so it names its session; no progress is shown of it
+        assert info(primary)["backup_in_progress"]
+    primary.sql("ROLLBACK PREPARED 'undecided'")
+    copying = start_module("pg_basebackup_standby", pair.spare.towards(primary, max_rate="2M"))
+    wait_for(lambda: info(primary)["backup_in_progress"], "the copy's beginning")
+    copying.kill()
+    end_processes(running("pg_basebackup", f"{pair.spare.data}.clone"))
+    wait_for(lambda: not info(primary)["backup_in_progress"], "the copy's end")
 
 
 def test_info_says_that_a_running_server_has_not_read_its_files(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from real_servers import ACCOUNT, Node, Pair, Ports, as_account, copy_pair, digest, end_below
 
 NASTY = [
@@ -28,7 +29,7 @@ def server(template: Pair, place: Path, ports: Ports) -> Iterator[Node]:
 
 
 def options(server: Node, user: str, password: str, **more: Any) -> dict[str, Any]:
-    return {"peers": [{"address": "127.0.0.1", "port": server.port}], "credentials": [{"user": user, "password": password}], **more}
+    return {"peers": [{"address": "127.0.0.1", "port": server.port}], "passwords": {user: password}, **more}
 
 
 @pytest.mark.parametrize("password", NASTY, ids=range(len(NASTY)))
@@ -53,7 +54,7 @@ def test_passfile_nasty_password_authenticates(server: Node, password: str) -> N
 def test_passfile_life_in_check_mode_for_real_and_again(absent: Node) -> None:
     wanted = {
         "peers": [{"name": "one", "address": "::1"}, {"address": "192.0.2.2", "port": 6543}],
-        "credentials": [{"user": "replicator", "password": "first secret"}, {"user": "rewinder", "password": "second secret"}],
+        "passwords": {"replicator": "first secret", "rewinder": "second secret"},
     }
     checked = absent.call("pg_passfile", check_mode=True, **wanted)
     assert checked.changed and not absent.state.exists()
@@ -65,7 +66,7 @@ def test_passfile_life_in_check_mode_for_real_and_again(absent: Node) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) == 4
     assert "\\:\\:1:5432:" in path.read_text(encoding="utf-8")
     assert not absent.call("pg_passfile", **wanted).changed
-    wanted["credentials"][0]["password"] = "third secret"
+    wanted["passwords"]["replicator"] = "third secret"
     modified = absent.call("pg_passfile", **wanted)
     assert modified.changed
     for each in (checked, answer, modified):
@@ -73,9 +74,24 @@ def test_passfile_life_in_check_mode_for_real_and_again(absent: Node) -> None:
     assert not list(path.parent.glob(".pg_ops.*"))
 
 
+def test_passfile_what_ansible_logs_on_the_host_holds_no_password(absent: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It logs every module's options; a backslash or both kinds of quotes stand escaped in a list's text, where it looks for passwords in vain."""
+    logged = tmp_path / "log"
+
+    def log(_module: Any, text: str, **_more: Any) -> None:
+        with logged.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    monkeypatch.setattr(AnsibleModule, "log", log)
+    passwords = {str(number): f"begin{password}secret" for number, password in enumerate(NASTY)}
+    assert absent.call("pg_passfile", peers=[{"address": "192.0.2.2"}], passwords=passwords).changed
+    text = logged.read_text(encoding="utf-8")
+    assert "192.0.2.2" in text and "begin" not in text and "secret" not in text, text
+
+
 def test_passfile_that_is_to_follow_goes_when_it_has(absent: Node) -> None:
     def wanted(password: str, **more: Any) -> dict[str, Any]:
-        return {"peers": [{"address": "192.0.2.2"}], "credentials": [{"user": "replicator", "password": password}], **more}
+        return {"peers": [{"address": "192.0.2.2"}], "passwords": {"replicator": password}, **more}
 
     path = Path(absent.call("pg_passfile", **wanted("of today"))["path"])
     coming = path.with_name("passfile.next")

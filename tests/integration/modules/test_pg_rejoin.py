@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils import cloning
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import quote_conf_value
 from real_servers import (
     Answer,
@@ -160,6 +161,22 @@ def test_rejoin_standby_whose_wal_is_gone_is_copied_anew(pair: Pair) -> None:
     assert answer.get("report") is None and answer.get("report_problem") is None, "it never was primary"
     assert os.path.isdir(answer["kept_directory"])
     assert_follows(pair.standby, pair.primary)
+
+
+def test_rejoin_standby_that_a_copy_has_no_room_beside_goes_on_serving(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    standby = pair.standby
+    pair.primary.stop()
+    standby.sql("ALTER SYSTEM SET primary_conninfo = ''")
+    pair.primary.start()
+    standby.sql("SELECT pg_reload_conf()")
+    wait_for(lambda: standby.sql("SELECT count(*) FROM pg_stat_wal_receiver") == 0, "the receiver's end")
+    monkeypatch.setattr(cloning, "CLONE_HEADROOM_BYTES", 1 << 60)
+    for check_mode in (True, False):
+        assert rejoin(standby, pair.primary, oldest_wal_lsn="9/0", check_mode=check_mode).refusal("disk_too_small")
+        assert standby.sql("SELECT pg_is_in_recovery()") and not standby.note("fenced")
+    monkeypatch.undo()
+    assert rejoin(standby, pair.primary, oldest_wal_lsn="9/0")["action"] == "reclone"
+    assert_follows(standby, pair.primary)
 
 
 def test_rejoin_standby_of_another_server_follows(pair: Pair) -> None:
@@ -896,7 +913,7 @@ def test_rejoin_frozen_server_is_refused_within_the_deadline(pair: Pair) -> None
 def test_rejoin_wrong_password_is_refused_and_nothing_touched(pair: Pair) -> None:
     part_ways(pair)
     options = passfile_options([pair.primary, pair.standby])
-    options["credentials"][1]["password"] = "not it"
+    options["passwords"]["rewinder"] = "not it"
     assert pair.primary.call("pg_passfile", **options).changed
     before = digest(pair.primary.home)
     answer = rejoin(pair.primary, pair.standby)

@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 from real_servers import Answer, Node, Pair, make_standby, own, start_module, wait_for, wait_replayed
+from test_monitoring_queries import QUERIES
+
+
+def upstream_of(node: Node) -> dict[str, Any]:
+    return {"name": node.name, "address": "127.0.0.1", "port": node.port}
 
 
 def settle(node: Node, upstream: Node | None = None, *, check_mode: bool = False, **more: Any) -> Answer:
-    place = {"upstream": {"name": upstream.name, "address": "127.0.0.1", "port": upstream.port}} if upstream else {}
+    place = {"upstream": upstream_of(upstream)} if upstream else {}
     return node.call("pg_settle", check_mode=check_mode, host_name=node.name, slot_name=node.slot, **place, **{"timeout_seconds": 10, **more})
 
 
@@ -219,7 +224,10 @@ def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_prim
     assert settle(old, slots_present=[new.slot], synchronized_slots=[new.slot]).changed
     synced = "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = 'goes_along'"
     wait_for(lambda: old.sql("SELECT pg_log_standby_snapshot()") and new.sql(synced), "the copy", timeout_seconds=45)
+    watched = f"SELECT count(*) FROM ({QUERIES['pg_ops_slot']['query']}) AS slots WHERE slot_name = 'goes_along'"
+    assert (old.sql(watched), new.sql(watched)) == (1, 0), "the monitoring leaves copies out"
     assert old.call_towards("pg_switchover", new, candidate_slots=[old.slot]).changed
+    assert (old.sql(watched), new.sql(watched)) == (1, 1), "what was a copy is the slot that keeps WAL now"
     assert "synchronized_standby_slots" not in (old.data / "postgresql.auto.conf").read_text(encoding="utf-8")
     mark = new.sql("SELECT pg_current_wal_lsn()::text")
     place = {"timeline": 2, "mark_lsn": mark, "slots_absent": [old.slot, new.slot, copying.spare.slot]}
@@ -232,6 +240,29 @@ def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_prim
     read_on = "SELECT pg_log_standby_snapshot(), pg_replication_slot_advance('goes_along', pg_current_wal_lsn())"
     wait_for(lambda: new.sql(read_on) and old.sql(synced), "the copy of the new primary's", timeout_seconds=45)
     assert not settle(old, new, **place).changed
+
+
+def test_settle_killed_before_the_reload_has_the_server_read_what_was_written(pair: Pair) -> None:
+    """The file says all that is wanted; only the server does not know."""
+    standby = pair.standby
+    pair.primary.sql("SELECT pg_create_physical_replication_slot('unread', true)")
+    written = standby.data / "postgresql.auto.conf"
+    written.write_text(f"{written.read_text(encoding='utf-8')}primary_slot_name = 'unread'\n", encoding="utf-8")
+    place = {"slot_name": "unread", "host_name": standby.name}
+    checked = standby.call("pg_settle", check_mode=True, upstream=upstream_of(pair.primary), timeout_seconds=10, **place)
+    answer = standby.call("pg_settle", upstream=upstream_of(pair.primary), timeout_seconds=10, **place)
+    assert checked.changed and answer.changed and "not read" in answer["diff"]["before"]
+    assert standby.sql("SELECT slot_name FROM pg_stat_wal_receiver") == "unread"
+    assert not standby.call("pg_settle", upstream=upstream_of(pair.primary), timeout_seconds=10, **place).changed
+
+    written = pair.primary.data / "postgresql.auto.conf"
+    written.write_text(f"{written.read_text(encoding='utf-8')}synchronous_standby_names = 'away'\n", encoding="utf-8")
+    pair.primary.sql("SELECT pg_reload_conf()")
+    wait_for(lambda: pair.primary.sql("SHOW synchronous_standby_names") == "away", "the reload")
+    written.write_text(written.read_text(encoding="utf-8").replace("synchronous_standby_names = 'away'\n", ""), encoding="utf-8")
+    assert settle(pair.primary).changed
+    wait_for(lambda: pair.primary.sql("SHOW synchronous_standby_names") == "", "the reload")
+    assert not settle(pair.primary).changed
 
 
 def test_settle_standby_that_streams_without_its_slot_uses_it_at_the_end(pair: Pair) -> None:

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_servers import TESTER_PASSWORD, Answer, Node, Pair, adapt, as_account, command_line, make_standby, start_module, wait_for, wait_replayed
+from real_servers import (
+    TESTER_PASSWORD,
+    Answer,
+    Node,
+    Pair,
+    adapt,
+    as_account,
+    command_line,
+    make_standby,
+    start_module,
+    wait_for,
+    wait_replayed,
+)
 
 SHORT = {"stop_timeout_seconds": 3, "catch_up_timeout_seconds": 1.5, "promote_timeout_seconds": 3, "start_timeout_seconds": 10}
 PENDING = {"operation": "switchover", "source": "alpha", "target": "beta", "phase": "armed"}
@@ -186,6 +198,24 @@ def wait_until_armed(node: Node) -> None:
     wait_for((node.data / "standby.signal").exists, "the fence")
 
 
+def test_switchover_by_sql_of_one_server_and_files_of_another_is_refused(pair: Pair) -> None:
+    """A host with two clusters, of which the options name one each: the stranger would be stopped, and the primary go on beside the promoted standby."""
+    stranger = pair.spare
+    assert stranger.call("pg_cluster_init").changed
+    stranger.append_conf(f"port = {stranger.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{stranger.home}/run'")
+    stranger.start()
+    mixed = {"login_port": pair.primary.port, "login_unix_socket": str(pair.primary.home / "run")}
+    for stopped in (False, True):
+        assert stopped or stranger.pid()
+        for module in ("pg_node_info", "pg_promote") if not stopped else ("pg_promote",):
+            assert str(stranger.data) in stranger.call(module, **mixed).refusal("another_server")
+        assert stranger.call_towards("pg_switchover", pair.standby, candidate_slots=[], **mixed).failed
+        assert pair.primary.is_primary() and not pair.standby.is_primary()
+        assert bool(stranger.pid()) is not stopped, "it was not touched"
+        if not stopped:
+            stranger.stop()
+
+
 def test_switchover_candidate_frozen_during_the_stop_is_taken_back(pair: Pair) -> None:
     pair.primary.write_row(1)
     run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
@@ -242,7 +272,8 @@ def test_switchover_beside_one_that_is_under_way_waits_for_it_and_changes_nothin
         wait_for(lambda: second.ended, "the second run's end", 2)
     thaw(frozen)
     assert first.wait().changed
-    assert not second.wait().changed
+    answer = second.wait()
+    assert not answer.changed and answer["timeline"] == 2 and answer["mark_lsn"], "what the siblings are re-pointed with"
     assert primaries(pair.primary, pair.standby) == ["beta"]
 
 

@@ -110,6 +110,17 @@ def test_switchover_whose_controller_is_killed_inside_the_module_ends_well(clust
     cluster.assert_replicating()
 
 
+def test_switchover_repeated_at_once_behind_its_controller_waits_for_what_goes_on(cluster: Cluster) -> None:
+    source, target = roles(cluster)
+    process = cluster.start("switchover", output=subprocess.DEVNULL)
+    wait_for((cluster.own_state(source) / "pending.json").exists, "the hand-over to begin")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    cluster.play("switchover", "-e", f"pg_switchover_to={target}")
+    assert cluster.primary() == target
+    cluster.assert_replicating()
+
+
 def test_switchovers_lost_no_acknowledged_row(cluster: Cluster) -> None:
     """The last test of this file: the client wrote through all of the above."""
     acknowledged = cluster.acknowledged_rows()

@@ -149,6 +149,10 @@ def crashed(topology: Topology, text: Optional[str] = None) -> Topology:
         pytest.param(
             change(crashed(ruled(cluster())), "pg3", receive_lsn="0/9000100", replay_paused=True), "", [("not_most_advanced", "pg2")], id="paused_and_ahead"
         ),
+        pytest.param(
+            change(crashed(ruled(cluster())), "pg3", member={"priority": 0}, receive_lsn="", replay_lsn="0/1000000"), "", [("still_reading", "pg3")],
+            id="one_that_is_never_promoted_still_reads_what_it_may_have_confirmed",
+        ),
     ],
 )
 def test_plan_failover_promotes_nobody_who_may_lack_a_confirmed_commit(topology: Topology, wanted: str, expected: list[tuple[str, str]]) -> None:
@@ -156,6 +160,15 @@ def test_plan_failover_promotes_nobody_who_may_lack_a_confirmed_commit(topology:
     assert reasons(plan.blockers) == expected
     accepted = plan_failover(topology, wanted, Limits(unfenced="accept", accept_synchronous_loss=True))
     assert accepted.blockers == ()
+
+
+@pytest.mark.parametrize(("degrade", "expected"), [("wait", "synchronous_unseen"), ("async", "synchronous_unknown")])
+def test_plan_failover_does_not_take_a_dead_parents_set_for_that_of_a_primary_out_of_reach(degrade: str, expected: str) -> None:
+    """pg2, which confirmed to pg1, died with it; its own setting, of one that would be primary, asks pg3."""
+    topology = ruled(cluster(members={"pg3": {"upstream": "pg2"}}, upstreams={"pg3": "pg2"}), members=("pg2", "pg3"), degrade=degrade)
+    topology = down(down(topology, "pg1", states.UNREACHABLE), "pg2", settings={NAMES: 'ANY 1 ("pg3")'})
+    plan = plan_failover(topology, "", Limits(unfenced="accept"))
+    assert (plan.target, reasons(plan.blockers)) == ("pg3", [(expected, "pg3")])
 
 
 @pytest.mark.parametrize(

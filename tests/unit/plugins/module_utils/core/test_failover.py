@@ -307,7 +307,6 @@ def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_u
     ("phase", "changes", "wanted", "expected"),
     [
         pytest.param("promoting", {}, "", "pg3", id="its target, which it may have told to promote"),
-        pytest.param("promoting", {}, "pg2", "pg2", id="another one is named"),
         pytest.param("armed", {}, "", "pg2", id="nobody was told yet"),
         pytest.param("promoting", {"receive_lsn": "0/8000000", "replay_lsn": "0/8000000"}, "", "pg2", id="its target lacks WAL, so it was not told"),
         pytest.param("promoting", {"member": {"priority": 0}}, "", "pg2", id="its target may never be primary any more"),
@@ -316,6 +315,33 @@ def test_plan_is_made_again_behind_the_fence_where_the_old_primary_could_write_u
 )
 def test_plan_behind_a_hand_over_takes_its_target_among_equals(phase: str, changes: dict[str, Any], wanted: str, expected: str) -> None:
     assert plan_failover(change(handing_over("pg3", phase=phase), "pg3", **changes), wanted, LIMITS).target == expected
+
+
+TOLD = change(DEAD, "pg3", pending=replace(pending("failover", "pg1", "pg3"), phase="promoting"))
+
+
+@pytest.mark.parametrize(
+    ("topology", "wanted", "target", "fence", "blockers"),
+    [
+        pytest.param(handing_over("pg3", phase="promoting"), "pg2", "pg2", ("pg1",), [("promotion_under_way", "pg3")], id="by a hand-over"),
+        pytest.param(down(handing_over("pg3", phase="promoting"), "pg3", states.UNRESPONSIVE), "", "pg2", ("pg1", "pg3"), [], id="by one, and hangs"),
+        pytest.param(handing_over("pg3", phase="armed"), "pg2", "pg2", ("pg1",), [], id="by nobody yet"),
+        pytest.param(TOLD, "", "pg3", ("pg1",), [], id="by a failover: it is told again"),
+        pytest.param(TOLD, "pg2", "pg2", ("pg1",), [("promotion_under_way", "pg3")], id="by a failover, another one is named"),
+        pytest.param(
+            change(TOLD, "pg3", receive_lsn="0/8000000", replay_lsn="0/8000000"), "", "pg2", ("pg1",), [("promotion_under_way", "pg3")],
+            id="by a failover, another one has more WAL",
+        ),
+        pytest.param(down(TOLD, "pg3", states.UNRESPONSIVE), "", "pg2", ("pg1", "pg3"), [], id="by a failover, and hangs: it is fenced"),
+        pytest.param(down(TOLD, "pg3", states.CRASHED), "", "pg2", ("pg1",), [], id="by a failover, and its next start forgets it"),
+    ],
+)
+def test_plan_beside_a_standby_that_was_told_to_promote(
+    topology: Topology, wanted: str, target: str, fence: tuple[str, ...], blockers: list[tuple[str, str]]
+) -> None:
+    plan = plan_failover(topology, wanted, LIMITS)
+    assert (plan.target, plan.fence, reasons(plan.blockers)) == (target, fence, blockers)
+    assert plan.look_again is (len(fence) > 1 or (topology is not TOLD and the(topology, "pg1").pending.operation == "switchover"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_s
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import Slot, orphaned_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion import Limits
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.status import status_document
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.switchover import plan_switchover
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, problems
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import change, cluster, down, reasons, the
@@ -100,6 +101,25 @@ def test_slot_on_a_standby_is_an_orphan_or_a_stray(slot: Slot, orphaned: bool, n
     assert bool(orphaned_slots(the(topology, "pg2"))) is orphaned
     assert reasons(problems(topology)) == ([("slot_orphaned", "pg2")] if orphaned else [])
     assert bool(stray_slot_notes(topology)) is noted
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        pytest.param({}, True, id="of a standby that was taken out"),
+        pytest.param({"active": True}, False, id="somebody streams from it"),
+        pytest.param({"restart_lsn": ""}, False, id="it keeps nothing yet"),
+        pytest.param({"temporary": True}, False, id="it goes with its session"),
+        pytest.param({"name": "pg3"}, False, id="of a member, which problems name"),
+    ],
+)
+def test_physical_slot_that_keeps_wal_for_nobody_known_is_noted(changes: dict[str, Any], noted: bool) -> None:
+    slot = Slot(**{"name": "gone", "restart_lsn": "0/1000000", "retained_bytes": 5_000_000, **changes})
+    topology = change(cluster(), "pg1", slots=(*(each for each in the(cluster(), "pg1").slots if each.name != slot.name), slot))
+    notes = stray_slot_notes(topology)
+    expected = "pg1 keeps 5000000 bytes of WAL for slot gone, which is no host's of the inventory"
+    assert [note.startswith(expected) for note in notes] == ([True] if noted else [])
+    assert status_document(topology, observed_at="")["notes"] == list(notes)
 
 
 def test_orphaned_slots_of_a_primary_or_where_nothing_is_copied_are_none() -> None:

@@ -387,6 +387,9 @@ def test_plan_of_the_primary_is_nothing() -> None:
 
 
 def test_plan_of_a_cascaded_node_whose_upstream_keeps_wal_follows_it() -> None:
+    """One that no upstream has WAL for any more is copied: its parent could only make it wait for ever."""
     topology = cluster(members={"pg3": {"upstream": "pg2"}})
     topology = change(topology, "pg3", receiver=Receiver(), receive_lsn="0/2000000", replay_lsn="0/2000000", redo_lsn="0/1000000")
-    assert plan_rejoin(topology, the(topology, "pg3")).action == FOLLOW
+    keeping = change(topology, "pg2", oldest_wal_lsn="0/1000000")
+    assert plan_rejoin(keeping, the(keeping, "pg3")).action == FOLLOW
+    assert plan_rejoin(topology, the(topology, "pg3")).action == RECLONE

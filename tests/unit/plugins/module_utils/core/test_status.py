@@ -320,7 +320,7 @@ ROW_KEYS = {
 @pytest.mark.parametrize(("topology", "level", "words"), SEVERITIES)
 def test_document_has_the_documented_keys_whatever_the_state(topology: Topology, level: str, words: str) -> None:
     document = status_document(topology, observed_at="2026-01-01T00:00:00Z")
-    assert set(document) == {"schema", "cluster", "observed_at", "severity", "exit_status", "primaries", "problems", "rows"}
+    assert set(document) == {"schema", "cluster", "observed_at", "severity", "exit_status", "primaries", "problems", "notes", "rows"}
     assert document["schema"] == 1
     assert document["primaries"] == [node.host for node in topology.primaries]
     assert [set(row) for row in document["rows"]] == [ROW_KEYS] * len(topology.nodes)

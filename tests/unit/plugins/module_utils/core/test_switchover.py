@@ -58,7 +58,8 @@ SOURCE = [
     pytest.param({"senders": ()}, "not_streaming:pg2", id="no sender"),
     pytest.param({"senders": (sender_of("pg3"), sender_of("pg2", state="catchup"))}, "not_streaming:pg2", id="sender catches up"),
     pytest.param({"senders": (sender_of("other"), sender_of("pg2"))}, None, id="another sender beside it"),
-    pytest.param({"server_version_num": 150009}, "version_mismatch:pg2", id="another minor version"),
+    pytest.param({"server_version_num": 140020}, "version_mismatch:pg2", id="another major version"),
+    pytest.param({"server_version_num": 150009}, None, id="an older minor version: updated standbys first"),
     pytest.param({"current_lsn": "0/A000001"}, "lag:pg2", id="one byte over the lag limit"),
     pytest.param({"current_lsn": "0/A000000"}, None, id="lag at the limit"),
     pytest.param({"current_lsn": ""}, None, id="position unknown: the hand-over itself waits"),
@@ -154,7 +155,7 @@ def test_plan_of_a_named_target_takes_it(wanted: str) -> None:
         ),
         pytest.param(down(cluster(), "pg2", states.STOPPED), "pg3", id="one that is down is passed over"),
         pytest.param(
-            change(cluster(), "pg2", server_version_num=150009, member={"priority": 200}), "pg3", id="one that something speaks against is passed over"
+            change(cluster(), "pg2", server_version_num=140009, member={"priority": 200}), "pg3", id="one that something speaks against is passed over"
         ),
         pytest.param(change(cluster(), "pg2", pending=pending("switchover", "pg2", "pg3")), "pg2", id="the note of another hand-over is no wish"),
         pytest.param(change(cluster(), "pg2", receive_lsn="0/1000000", replay_lsn="0/1000000"), "pg3", id="one that is far behind is passed over"),
@@ -220,6 +221,15 @@ def test_plan_to_the_present_primary_of_a_healthy_cluster_is_nothing() -> None:
 def test_plan_to_the_present_primary_finishes_what_is_wrong() -> None:
     topology = change(cluster(), "pg3", receiver=Receiver("streaming", "192.0.2.2", 5432, "", 1))
     assert plan_switchover(topology, "pg1", LIMITS).action == FINISH
+
+
+def test_plan_of_an_update_names_who_is_older_than_the_new_primary() -> None:
+    """The standbys have the new minor version, pg1 has not: the switchover goes on, and says what comes next."""
+    topology = change(change(change(cluster(), "pg1", server_version_num=150009), "pg2", server_version_num=150012), "pg3", server_version_num=150012)
+    plan = plan_switchover(topology, "pg2", LIMITS)
+    assert plan.blockers == ()
+    assert plan.notes == ("pg1 runs PostgreSQL 15.9, older than 15.12 on pg2; update it next",)
+    assert plan_switchover(change(topology, "pg1", server_version_num=150012), "pg2", LIMITS).notes == ()
 
 
 # -- a hand-over that was cut off ---------------------------------------------------------------------------------------------
