@@ -124,7 +124,7 @@ def server_steps() -> list[Step]:
 def playbook_steps() -> list[Step]:
     """Return the tests that run whole playbooks on local servers, each killed at every task among them: minutes, so not for `fast`."""
     workers = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order that their conftest.py gives
-    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", *workers, "--durations=60"))]
+    return [Step("playbook tests", pytest("tests/integration/playbooks", "-m", "not long", *workers, "--durations=12"))]
 
 
 def launch_steps() -> list[Step]:
@@ -260,7 +260,7 @@ def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
     outcomes = run_together(run_step, chosen(launch_steps() + quick_steps(), names), 3)
     outcomes += run_together(run_step, chosen(server_steps() + playbook_steps(), names), 1)
     with tempfile.TemporaryDirectory(prefix="pg_ops_payloads.") as payloads:
-        return outcomes + run_together(run_in_containers, chosen(container_steps(payloads), names), 3)
+        return outcomes + run_together(run_in_containers, chosen(container_steps(payloads), names))
 
 
 def main(arguments: list[str]) -> int:

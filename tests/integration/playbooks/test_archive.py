@@ -93,6 +93,17 @@ def test_switchover_has_the_new_primary_archive_its_timeline(cluster: Cluster) -
     assert cluster.sql(old, "SELECT failed_count FROM pg_stat_archiver") == "0", "a file was sent twice, with other content"
 
 
+def test_setup_does_not_make_an_archive_anew_that_was_there(cluster: Cluster) -> None:
+    """Its file system is not mounted: what is archived in its place would be hidden once it is."""
+    archive(cluster).rename(archive(cluster).with_name("unmounted"))
+    with unchanged(cluster):
+        done = cluster.run("initial_setup", *archiving(cluster))
+    assert done.returncode == 2 and "is gone (observed: no such directory" in done.text
+    assert not archive(cluster).exists()
+    archive(cluster).with_name("unmounted").rename(archive(cluster))
+    assert_archives(cluster, cluster.primary())
+
+
 @pytest.mark.long
 def test_archive_that_fails_degrades_status_and_is_mended_by_setup(cluster: Cluster) -> None:
     primary = cluster.primary()
