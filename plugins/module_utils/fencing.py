@@ -15,12 +15,25 @@ def is_fenced(server: Server) -> bool:
     return not server.postmaster_pid() and server.standby_signal.exists() and bool(server.read_note("fenced"))
 
 
+def lay_as_standby(server: Server) -> bool:
+    """Whether the server was a standby before the fence, whose own files make every server look like one; a hand-over's do, too."""
+    before = server.read_note("fenced")
+    if before:
+        return bool(before.get("standby"))
+    return server.standby_signal.exists() and server.read_note("pending").get("operation") != "switchover"
+
+
+def write_fence(server: Server, by: str, standby: bool) -> None:
+    """Note the fence, and whether a standby is behind it: what its files say of a primary's promises is not said by one."""
+    server.write_note("fenced", {"by": by, "standby": standby})
+
+
 def fence(server: Server) -> bool:
     """Arm first, then end the server: a start that slips in between already is a standby's. Return whether one ran.
 
     The upstream is taken out, so that the fenced server does not follow anybody by itself until it is rejoined.
     """
-    server.write_note("fenced", {"by": "pg_fence"})
+    write_fence(server, "pg_fence", lay_as_standby(server))
     server.write_standby_signal()
     server.set_auto_conf({"primary_conninfo": None, "primary_slot_name": None})
     if not server.postmaster_pid():

@@ -272,6 +272,14 @@ def _observe_server(server: Server, roles: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _pending(server: Server) -> dict[str, Any]:
+    """Return the note of a role change that has begun; a server that was started since forgot that it was told to promote."""
+    note, started = server.read_note("pending"), server.running_since()
+    if note.get("operation") == "failover" and started and not _is_newer_than(started, [server.state("pending.json")]):
+        note.pop("phase", None)
+    return note
+
+
 def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -> dict[str, Any]:
     """Return everything that is known of the server on this host; raises PgOpsError only when its files cannot be read.
 
@@ -281,8 +289,9 @@ def observe(server: Server, *, roles: Sequence[str] = (), sizes: bool = False) -
         "address": default_address(),
         "installed_major": int(server.version) if server.version.isdigit() else 0,
         "disk_free_bytes": free_bytes(server.data_directory) + directory_bytes(clone_directory(server)),  # a copy that was cut off goes before the next
-        "pending": server.read_note("pending"),
+        "pending": _pending(server),
         "fenced": bool(server.read_note("fenced")),
+        "fenced_standby": bool(server.read_note("fenced").get("standby")),
         "rewind_unfinished": bool(server.read_note("rewind")),
     }
     if not server.exists():

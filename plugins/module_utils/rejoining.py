@@ -33,8 +33,8 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
+from ansible_collections.pg_ops.replication.plugins.module_utils.fencing import lay_as_standby, write_fence
 from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import undelivered
-from ansible_collections.pg_ops.replication.plugins.module_utils.handover import forget
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, sync_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
@@ -360,9 +360,9 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
 
 
 def _lift_fence(server: Server) -> None:
-    """Remove the notes that do not hold for a server that follows the primary: of a fence, and of a hand-over that was cut off."""
+    """Remove the notes that do not hold for a server that follows the primary: of a fence, and of a role change that was cut off."""
     server.remove_note("fenced")
-    forget(server)
+    server.remove_note("pending")
 
 
 def keeps_serving(chosen: decisions.RejoinPlan, here: Node) -> bool:
@@ -389,7 +389,7 @@ def rejoin(
         result.update(action=chosen.action, kept_directory=kept)
     if keeps_serving(chosen, here):
         require_room(server, peer)
-    server.write_note("fenced", {"by": "pg_rejoin"})
+    write_fence(server, "pg_rejoin", lay_as_standby(server))
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
     prove = _start_from_archive if chosen.missing_lsn or result.get("copied_from") == REPOSITORY else _start_and_prove

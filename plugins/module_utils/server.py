@@ -384,6 +384,11 @@ class Server:
         port = self._told_by_postmaster(4)
         return int(port) if port.isdigit() else 0
 
+    def running_since(self) -> int:
+        """Return when the running postmaster was started, in seconds of the epoch; 0 when none runs."""
+        started = self._told_by_postmaster(3)
+        return int(started) if started.isdigit() else 0
+
     def running_status(self) -> str:
         """Return what the running postmaster says of itself, which is what pg_ctl waits for: starting, standby, ready or stopping; empty when none runs.
 

@@ -326,7 +326,7 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             server.reload()
         if place.upstream is not None and place.waits:
             # A mark that is replayed came from there; without one only time tells.
-            steady = STEADY_SECONDS if plan.point and not place.mark_lsn else 0.0
+            steady = STEADY_SECONDS if (plan.point or plan.unread) and not place.mark_lsn else 0.0
             with _login_problem_named(server, place.upstream):
                 _await_upstream(session, place, place.upstream, steady_seconds=steady, deadline=deadline)
                 wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)

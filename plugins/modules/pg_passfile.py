@@ -47,6 +47,7 @@ options:
     description: The password of each database role that is used at the peers, by the role's name.
     type: dict
     required: true
+    version_added: 0.2.0
 """
 
 EXAMPLES = r"""

@@ -63,12 +63,12 @@ EXAMPLES = r"""
 RETURN = r"""
 timeline:
   description: The new primary's timeline.
-  returned: changed
+  returned: changed, and when another run has handed over already
   type: int
   sample: 2
 mark_lsn:
   description: An LSN on that timeline. A standby that has replayed it follows the new primary.
-  returned: changed
+  returned: as timeline
   type: str
   sample: 0/5000220
 shutdown_checkpoint_lsn:

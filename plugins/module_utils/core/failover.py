@@ -312,12 +312,21 @@ def _synchronous_note(source: Optional[Node], target: Node) -> str:
     )
 
 
+def _to_have_read(node: Node) -> str:
+    """Return what has to be done, or waited for, until a standby has read the WAL on its disk."""
+    if node.replay_paused:
+        return node.to_resume
+    if node.replay_delay_ms > 0:
+        return "It reads that {0} s late: wait, or set recovery_min_apply_delay to 0 there.".format(node.replay_delay_ms // 1000)
+    return "Repeat in a moment."
+
+
 def _unread_blockers(topology: Topology, target: Node, promised: SynchronousSet) -> list[Blocker]:
     """Return why it is too early to compare standbys: one that was just started has not read all the WAL that it has on disk."""
     return [
         Blocker(
             "still_reading", node.host, "still reads the WAL on its disk, so that nobody knows yet how far that reaches", node.replay_lsn or "unknown",
-            "all of it read", "Repeat in a moment.",
+            "all of it read", _to_have_read(node),
         )
         for node in topology.nodes
         if node.is_running_standby and node.upstream.host and not node.receive_lsn
@@ -359,7 +368,7 @@ def _promotion_blockers_of_others(told: Sequence[Node], target: Node) -> list[Bl
     return [
         Blocker(
             "promotion_under_way", node.host, "was told to promote, and may become primary at any moment", "in recovery", "primary, or its server stopped",
-            "Repeat in a moment without pg_failover_to. If it still is no primary then: stop its server, whose next start forgets it, and repeat.",
+            "Repeat in a moment without pg_failover_to. If it still is no primary then: restart its server, which forgets it by that, and repeat.",
         )
         for node in told
         if node.host != target.host and node.is_running_standby

@@ -166,6 +166,7 @@ class Node:
     standby_signal: bool = False
     has_restore_command: bool = False
     fenced: bool = False
+    fenced_standby: bool = False
     rewind_unfinished: bool = False
     upstream: Upstream = field(default_factory=Upstream)
     receiver: Receiver = field(default_factory=Receiver)
@@ -213,7 +214,8 @@ class Node:
     @property
     def lies_as_standby(self) -> bool:
         """Whether it is down as a standby leaves it; a primary that was fenced, or armed by a switchover, has standby.signal too."""
-        return self.has_server_down and self.standby_signal and not self.fenced and self.pending.operation != "switchover"
+        standby = self.fenced_standby if self.fenced else self.pending.operation != "switchover"
+        return self.has_server_down and self.standby_signal and standby
 
     @property
     def has_server_down(self) -> bool:

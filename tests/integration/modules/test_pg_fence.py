@@ -72,3 +72,13 @@ def test_fence_killed_at_its_beginning_is_armed_already(pair: Pair) -> None:
     run.kill()
     assert pair.primary.call("pg_fence").changed
     assert_fenced(pair.primary)
+
+
+def test_fence_says_whether_a_standby_is_behind_it(pair: Pair) -> None:
+    """Behind it every server's files look like a standby's; what a primary's promised, and a standby's did not, counts later."""
+    for node, standby in ((pair.standby, True), (pair.primary, False)):
+        assert node.call("pg_fence").changed
+        assert node.call("pg_service").changed  # somebody starts it
+        assert node.call("pg_fence").changed
+        seen = node.call("pg_node_info")["node"]
+        assert (seen["fenced"], seen["fenced_standby"]) == (True, standby)

@@ -85,6 +85,16 @@ def test_info_names_what_a_switchover_waits_for(pair: Pair) -> None:
     wait_for(lambda: not info(primary)["backup_in_progress"], "the copy's end")
 
 
+def test_info_server_that_was_started_since_has_forgotten_that_it_was_told_to_promote(pair: Pair) -> None:
+    standby = pair.standby
+    standby.write_note("pending", {"operation": "failover", "source": "alpha", "target": "beta", "phase": "promoting"})
+    assert info(standby)["pending"]["phase"] == "promoting"
+    time.sleep(1.1)  # the start is known to the second
+    standby.stop()
+    standby.start()
+    assert info(standby)["pending"] == {"operation": "failover", "source": "alpha", "target": "beta"}
+
+
 def test_info_says_that_a_running_server_has_not_read_its_files(pair: Pair) -> None:
     """What a run leaves that was killed between writing a file and the reload."""
     assert info(pair.primary)["configuration_unread"] is False

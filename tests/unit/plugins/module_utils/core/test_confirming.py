@@ -167,8 +167,9 @@ def test_plan_failover_does_not_take_a_dead_parents_set_for_that_of_a_primary_ou
     """pg2, which confirmed to pg1, died with it; its own setting, of one that would be primary, asks pg3."""
     topology = ruled(cluster(members={"pg3": {"upstream": "pg2"}}, upstreams={"pg3": "pg2"}), members=("pg2", "pg3"), degrade=degrade)
     topology = down(down(topology, "pg1", states.UNREACHABLE), "pg2", settings={NAMES: 'ANY 1 ("pg3")'})
-    plan = plan_failover(topology, "", Limits(unfenced="accept"))
-    assert (plan.target, reasons(plan.blockers)) == ("pg3", [(expected, "pg3")])
+    for parent in ({}, {"fenced": True, "fenced_standby": True}):  # by an earlier run, in the primary's place
+        plan = plan_failover(change(topology, "pg2", **parent), "", Limits(unfenced="accept"))
+        assert (plan.target, reasons(plan.blockers)) == ("pg3", [(expected, "pg3")])
 
 
 @pytest.mark.parametrize(
