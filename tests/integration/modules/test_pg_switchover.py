@@ -296,11 +296,11 @@ def test_switchover_candidate_killed_during_the_stop_is_taken_back(pair: Pair) -
 
 
 def test_switchover_replay_paused_during_the_window_is_taken_back_and_its_slots_dropped(pair: Pair) -> None:
-    with contextlib.closing(pair.standby.connect()) as connection, connection.cursor() as cursor:
-        run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
-        wait_until_armed(pair.primary)
-        cursor.execute("SELECT pg_wal_replay_pause()")
-        connection.commit()
+    frozen = freeze_replay(pair.standby)  # or all is replayed before the pause is asked for
+    run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
+    wait_until_armed(pair.primary)
+    pair.standby.sql("SELECT pg_wal_replay_pause()")
+    thaw(frozen)
     answer = run.wait()
     assert "primary again" in answer.refusal("candidate_incomplete")
     assert pair.primary.is_primary() and not pair.standby.is_primary()
