@@ -27,7 +27,7 @@ demo: setup ## three local clusters through set-up, switchover, crash, failover 
 demo-clean: ## stop the local clusters and remove them
 	@python3 scripts/local_clusters.py clean
 
-test-fast: setup-dev ## lint, sanity, unit tests and module tests on local servers; no playbooks, no containers
+test-fast: setup-dev ## lint, sanity, unit tests and most module tests on local servers; no playbooks, no containers
 	@$(VENV_PYTHON) scripts/run_checks.py fast
 
 test: setup-dev ## test-fast, the playbooks on local servers, then the molecule scenarios on LXD (as root)

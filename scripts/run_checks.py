@@ -4,7 +4,8 @@
 
     python scripts/run_checks.py fast|all [STEP ...]
 
-fast is everything without containers; all adds the molecule scenarios on LXD and the fault suite's subset. STEP names the steps to run, all if none is named.
+fast is lint, sanity, unit tests and tests on local servers, without those that are marked thorough; all has those too, and adds the playbooks, the
+molecule scenarios on LXD and the fault suite's subset. STEP names the steps to run, all if none is named.
 Every step's output is kept in .cache/checks/.
 """
 
@@ -93,13 +94,14 @@ def pytest(directory: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-u", "-m", "pytest", directory, *arguments)  # -u: what a killed run had printed is seen
 
 
-def quick_steps() -> list[Step]:
-    """Return what needs neither servers nor containers; any two of these may run at once."""
+def quick_steps(*, thorough: bool) -> list[Step]:
+    """Return what needs neither servers nor containers; any two of these may run at once. Less thorough, sanity looks at what hosts run, not at tests."""
+    excluded = () if thorough else tuple(f"--exclude={name}/" for name in ("tests", "scripts", "benchmarks"))
     yaml = tuple(name for name in tracked_files() if name.endswith((".yml", ".yaml")))
     return [
         Step(
             "sanity",
-            ("ansible-test", "sanity", "--local", "--python", PYTHON_VERSION, "--color", "no"),
+            ("ansible-test", "sanity", "--local", "--python", PYTHON_VERSION, "--color", "no", *excluded),
             COPY,
             sanity_environment(),
         ),
@@ -115,10 +117,11 @@ def quick_steps() -> list[Step]:
     ]
 
 
-def server_steps() -> list[Step]:
+def server_steps(*, thorough: bool) -> list[Step]:
     """Return the tests that start PostgreSQL servers of their own; one at a time, they watch the clock."""
     elsewhere = [f"--ignore=tests/integration/{name}" for name in ("playbooks", "containers")]
-    return [Step("server tests", pytest("tests/integration", *elsewhere, "-n", "4", "--dist", "worksteal"))]  # they wait much of the time
+    marked = () if thorough else ("-m", "not thorough")
+    return [Step("server tests", pytest("tests/integration", *elsewhere, *marked, "-n", "4", "--dist", "worksteal"))]  # they wait much of the time
 
 
 def playbook_steps() -> list[Step]:
@@ -255,10 +258,11 @@ def run_together(run: Callable[[Step], Outcome], steps: Sequence[Step], at_once:
 def run_all(kind: str, names: Sequence[str]) -> list[Outcome]:
     """Run the steps and return how each ended: the quick ones and those in containers two at a time."""
     if kind != "all":
-        return run_together(run_step, chosen(quick_steps(), names)) + run_together(run_step, chosen(server_steps(), names), 1)
+        steps = (quick_steps(thorough=False), server_steps(thorough=False))
+        return run_together(run_step, chosen(steps[0], names)) + run_together(run_step, chosen(steps[1], names), 1)
     # Downloads and waiting leave room beside the tests that launch containers.
-    outcomes = run_together(run_step, chosen(launch_steps() + quick_steps(), names), 3)
-    outcomes += run_together(run_step, chosen(server_steps() + playbook_steps(), names), 1)
+    outcomes = run_together(run_step, chosen(launch_steps() + quick_steps(thorough=True), names), 3)
+    outcomes += run_together(run_step, chosen(server_steps(thorough=True) + playbook_steps(), names), 1)
     with tempfile.TemporaryDirectory(prefix="pg_ops_payloads.") as payloads:
         return outcomes + run_together(run_in_containers, chosen(container_steps(payloads), names))
 

@@ -143,7 +143,7 @@ def newer_pair(newer_template: Pair, spot: Path, ports: Ports) -> Pair:
     return made
 
 
-@pytest.fixture(params=["platform", "newer"])
+@pytest.fixture(params=["platform", pytest.param("newer", marks=pytest.mark.thorough)])
 def each_pair(request: pytest.FixtureRequest) -> Pair:
     """A running pair, of each PostgreSQL that there is."""
     return request.getfixturevalue("pair" if request.param == "platform" else "newer_pair")

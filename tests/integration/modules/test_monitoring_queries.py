@@ -12,6 +12,8 @@ import pytest
 import yaml
 from real_servers import Node, Pair, hand_on, make_standby, wait_for
 
+pytestmark = pytest.mark.thorough
+
 QUERIES = yaml.safe_load((Path(__file__).resolve().parents[3] / "roles" / "monitoring" / "files" / "queries.yml").read_text(encoding="utf-8"))
 
 

@@ -273,6 +273,7 @@ def test_rejoin_old_primary_gets_the_new_timeline_from_the_archive(stopped_pair:
     assert_follows(turned.standby, turned.primary)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lost", ["first", "last", "between", "another cluster's", "half"])
 def test_rejoin_standby_whose_archive_lacks_a_segment_is_copied_anew(archived: Archived, lost: str) -> None:
     pair, archive, oldest, gone = archived
@@ -296,6 +297,7 @@ def test_rejoin_standby_whose_archive_lacks_a_segment_is_copied_anew(archived: A
     assert_follows(pair.standby, pair.primary)
 
 
+@pytest.mark.thorough
 def test_rejoin_running_standby_whose_wal_the_archive_has_is_waited_for(archived: Archived) -> None:
     pair, archive, oldest, gone = archived
     aside = archive.parent / "aside"
@@ -314,6 +316,7 @@ def test_rejoin_running_standby_whose_wal_the_archive_has_is_waited_for(archived
     assert_follows(pair.standby, pair.primary)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ahead", [True, False], ids=["before_the_first_connection", "behind_it"])
 def test_rejoin_archive_that_is_slow_is_waited_for_while_replay_advances(archived: Archived, ahead: bool) -> None:
     """A segment takes less than the time to start, and all of them together take longer.
@@ -333,6 +336,7 @@ def test_rejoin_archive_that_is_slow_is_waited_for_while_replay_advances(archive
     assert_follows(pair.standby, pair.primary)
 
 
+@pytest.mark.thorough
 def test_rejoin_archive_that_breaks_on_the_way_fails_with_what_to_do_and_loses_nothing(archived: Archived) -> None:
     """Only the replay finds damage behind a segment's first page header."""
     pair, archive, oldest, gone = archived
@@ -416,6 +420,7 @@ def test_rejoin_whose_own_wal_is_gone_says_so_and_keeps_the_old_data(pair: Pair)
     assert_follows(pair.primary, pair.standby)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["the fork", "behind a record"])
 def test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end(pair: Pair, where: str) -> None:
     """Page addresses say that WAL goes on behind a record that is damaged."""
@@ -442,6 +447,7 @@ def test_rejoin_wal_that_cannot_be_read_is_not_taken_for_its_end(pair: Pair, whe
     assert_follows(pair.primary, pair.standby)
 
 
+@pytest.mark.thorough
 def test_rejoin_reports_all_beside_segments_that_were_made_and_not_written_to(pair: Pair) -> None:
     """A kill leaves the next segment so. pg_waldump takes the size of segments from the first file that it meets, unless it is told which."""
     pair.level()
@@ -487,6 +493,7 @@ def test_rejoin_wal_that_ends_in_an_unfinished_record_is_all_that_there_is(pair:
     assert_follows(pair.primary, pair.standby)
 
 
+@pytest.mark.thorough
 def test_rejoin_standby_whose_wal_behind_the_fork_cannot_be_read_is_not_just_started(pair: Pair) -> None:
     """What it received and did not replay is damaged where the new primary parted from it: nobody knows what it held."""
     make_standby(pair.spare, pair.primary)
@@ -633,6 +640,7 @@ def keep_wal(node: Node, slot: str) -> str:
     return str(node.call("pg_node_info")["node"]["oldest_wal_lsn"])
 
 
+@pytest.mark.thorough
 def test_rejoin_rewinds_from_a_checkpoint_whose_wal_the_new_primary_has_recycled(pair: Pair) -> None:
     """The rewound server starts to recover at the last common checkpoint; pg_rewind itself removes WAL before that checkpoint's record."""
     lost = part_ways_far_from_a_checkpoint(pair)
@@ -645,6 +653,7 @@ def test_rejoin_rewinds_from_a_checkpoint_whose_wal_the_new_primary_has_recycled
     assert not (pair.primary.state / "rewind-wal").exists()
 
 
+@pytest.mark.thorough
 def test_rejoin_copies_anew_where_the_new_primary_has_recycled_the_wal_from_the_fork_on(pair: Pair) -> None:
     lost = part_ways_far_from_a_checkpoint(pair)
     segments_pass(pair.standby, range(31, 33))
@@ -745,6 +754,7 @@ def test_rejoin_killed_during_the_rewind_is_copied_anew(pair: Pair, orphan: bool
     assert_follows(pair.primary, pair.standby)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.5])
 def test_rejoin_killed_at_any_time_and_run_again_follows(pair: Pair, delay: float) -> None:
     part_ways(pair)
@@ -828,6 +838,7 @@ def part_unseen(pair: Pair) -> None:
     assert pair.primary.call("pg_fence").changed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("given_up", [{"give_up": True, "give_up_from_lsn": ""}, {}], ids=["given up", "as any fenced server"])
 def test_rejoin_where_nobody_can_tell_where_the_two_parted_says_so_and_keeps_the_old_data(pair: Pair, given_up: dict[str, Any]) -> None:
     part_unseen(pair)

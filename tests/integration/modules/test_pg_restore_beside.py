@@ -38,6 +38,8 @@ from real_servers import (
     wait_for,
 )
 
+pytestmark = pytest.mark.thorough
+
 # Under its own name, as pgBackRest is: a run looks for what an earlier one has left by name and directory.
 PGBACKREST = """\
 #!/bin/bash
@@ -376,6 +378,7 @@ def test_restore_killed_at_any_time_and_run_again_shows_the_past(past: Restorabl
     run = past.start("later", port)
     still_runs(run, delay)
     run.kill()
+    time.sleep(0.1)  # nobody repeats sooner; what it had just started has its program's name by then, and is found
     assert past.restore("later", port)["databases"] == ["postgres", "written_later"]
     assert past.data_directory_on(port) == str(past.directory)
 
