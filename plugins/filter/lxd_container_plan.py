@@ -86,13 +86,15 @@ def lxd_container_plan(entries: Sequence[Mapping[str, Any]], *, prefix: str = ""
 
 
 def _as_result(container: Container, instance: Mapping[str, Any]) -> dict[str, Any]:
-    """One container, and the instance that LXD has by its name, as plain data."""
+    """One container, and the instance that LXD has by its name, as plain data; one of another cluster is not ours, and never deleted."""
+    present = (instance.get("config") or {}).get(CLUSTER_KEY) or ""
     return {
         "name": container.name,
         "cluster": container.cluster,
         "config": container.config,
         "status": str(instance.get("status") or "Absent"),
-        "ours": bool((instance.get("config") or {}).get(CLUSTER_KEY)),
+        "ours": present == container.cluster,
+        "of_cluster": present,
         "address": address_of(instance) or "",
         "patch": patch_for(container, instance),
     }

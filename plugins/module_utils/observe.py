@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,12 @@ def free_bytes(path: str) -> int:
     return shutil.disk_usage(path).free
 
 
-def directory_bytes(path: Path) -> int:
-    total = 0
+def directory_bytes(path: Path, *, within_seconds: float = 5) -> int:
+    """Return what the files below a directory have; 0, which is unknown, where that takes longer: an observation must not fail of it."""
+    total, deadline = 0, time.monotonic() + within_seconds
     for root, _directories, names in os.walk(str(path)):
+        if time.monotonic() > deadline:
+            return 0
         for name in names:
             try:
                 total += os.lstat(os.path.join(root, name)).st_size

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotWish, apply_slots, plan_slots, read_slots
 
+SEGMENT = re.compile("[0-9A-F]{24}")
 STATE = """
 SELECT pg_is_in_recovery() AS in_recovery, pg_is_in_recovery() AND pg_is_wal_replay_paused() AS paused,
        CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
@@ -49,6 +52,24 @@ def await_primary(session: sql.Session, *, timeout_seconds: float) -> dict[str, 
     return read_state(session)
 
 
+def archive_again(server: Server, session: sql.Session) -> int:
+    """Have the WAL that was received archived by this server once more, and return how many segments; called before the promotion.
+
+    A standby takes all that it receives for archived, but the dead primary may not have come to it, and then no backup can be recovered
+    beyond it. Only for a command that takes what the archive has already: a plain one fails at it for ever.
+    """
+    mode, command = session.row("SELECT current_setting('archive_mode') AS mode, current_setting('archive_command') AS command").values()
+    if mode != "on" or not any(program in command for program in ("archive_wal.py", "pgbackrest")):
+        return 0
+    marked = 0
+    for done in sorted(server.data("pg_wal", "archive_status").glob("*.done")):
+        if SEGMENT.fullmatch(done.stem) and server.data("pg_wal", done.stem).exists():
+            with contextlib.suppress(FileNotFoundError):  # a restartpoint has just removed both
+                done.rename(done.with_suffix(".ready"))
+                marked += 1
+    return marked
+
+
 def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str], timeout_seconds: float) -> dict[str, Any]:
     """Promote this server and return its state as primary. Slots are made first, so that no WAL the others need goes.
 
@@ -56,6 +77,7 @@ def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str],
     """
     plan = plan_slots(read_slots(session), [SlotWish(name) for name in slots], [])
     apply_slots(session, plan)
+    archive_again(server, session)
     session.rows("SELECT pg_promote(false)")
     state = await_primary(session, timeout_seconds=timeout_seconds)
     server.remove_note("fenced")

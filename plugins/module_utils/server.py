@@ -629,7 +629,8 @@ class Server:
         raise ServerError(
             "the server that answers on port {0} is another one than that in {1}".format(self.port, self.data_directory), reason="another_server",
             observed=answering, required=self.data_directory,
-            hint="The host has several clusters: name one with pg_version, pg_debian_cluster, pg_port and pg_data_directory together.",
+            hint="The host has several clusters: name one with pg_version, pg_debian_cluster and pg_port (elsewhere than on Debian pg_data_directory, "
+            "pg_config_directory and pg_port).",
         )
 
     def wait_for_sql(self, *, timeout_seconds: float) -> sql.Session:

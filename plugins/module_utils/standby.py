@@ -108,13 +108,22 @@ def _open(
         ) from error
 
 
+def _is_turned_away(message: str) -> bool:
+    """Whether a line of pg_hba.conf that is not ours decided: `reject`, or another method than that of our lines, which ask for a password."""
+    return "pg_hba.conf rejects" in message or ("authentication failed" in message and "password authentication failed" not in message)
+
+
 def _connect_reason(message: str) -> str:
-    if "password" in message or "no pg_hba.conf entry" in message:
+    if "password" in message or "no pg_hba.conf entry" in message or _is_turned_away(message):
         return "authentication"
     return "peer_unreachable"
 
 
 def _connect_hint(message: str, peer: Peer, user: str) -> str:
+    if _is_turned_away(message):
+        return "An earlier line of pg_hba.conf on {0} matches first: move the lines of {1} that initial_setup.yml has added above it; they stay there.".format(
+            peer.name, user
+        )
     if "password" in message:
         return "Check the vault's password of {0}, then run rotate_secrets.yml (initial_setup.yml, where the cluster is being set up).".format(user)
     if "no pg_hba.conf entry" in message:

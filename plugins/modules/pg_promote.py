@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Promotes the standby, waits until it accepts writes on its new timeline, then writes a checkpoint, without which pg_rewind would be fooled.
   - Refuses while replay is paused, and where the server has less WAL than O(min_lsn).
+  - Where C(archive_command) is the role archive's or another one of pgBackRest, the WAL that was received is archived once more from here,
+    for the old primary may not have come to it.
   - A server that is primary already is left alone, except that the checkpoint of its promotion is written where it is missing.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:

@@ -251,8 +251,8 @@ def _circles(upstreams: Mapping[str, Optional[str]]) -> list[str]:
 
 
 def _existing_problems(containers: Sequence[Container], existing: Iterable[Mapping[str, Any]]) -> list[str]:
-    wanted = {container.name for container in containers}
-    clusters = {container.cluster for container in containers}
+    wanted = {container.name: container.cluster for container in containers}
+    clusters = set(wanted.values())
     problems = []
     for instance in existing:
         name, config = str(instance["name"]), instance.get("config") or {}
@@ -261,6 +261,11 @@ def _existing_problems(containers: Sequence[Container], existing: Iterable[Mappi
             problems.append(
                 f"LXD has a container {name} without config key {CLUSTER_KEY}, so it is not this project's. "
                 "Give yours another name, or set lxd_container_prefix."
+            )
+        elif name in wanted and cluster != wanted[name]:
+            problems.append(
+                f"LXD has a container {name} of cluster {cluster}, and lxd_containers has it in cluster {wanted[name]}. "
+                "Give yours another name, or set lxd_container_prefix; or name its own cluster."
             )
         if name not in wanted and cluster in clusters and config.get(ROLE_KEY) == "primary":
             problems.append(

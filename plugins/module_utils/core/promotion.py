@@ -23,6 +23,7 @@ class Limits:
     accept_data_loss_bytes: int = 0
     max_archive_ready_files: int = 100
     max_transaction_seconds: int = 300
+    accept_archive_gap: bool = False
     accept_slot_loss: bool = False
     unfenced: str = ""
     fence_command: int = 0

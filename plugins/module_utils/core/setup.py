@@ -157,6 +157,10 @@ def _node_blockers(node: Node, primary: Node, replace_data: bool) -> list[Blocke
     found: list[Blocker] = []
     if node.state == states.UNREACHABLE:
         return [Blocker("unreachable", node.host, "cannot be observed", node.problem or "no answer", "an answer", "Repair the host or take it out.")]
+    if not node.member.address:
+        found.append(
+            Blocker("no_address", node.host, "nobody knows where the others reach it", "no pg_address, no IPv4 default route", "an address", "Set pg_address.")
+        )
     if node.port_taken_by:
         found.append(
             Blocker("port_taken", node.host, "its port is taken by something else", "port {0}: {1}".format(node.member.port, node.port_taken_by),

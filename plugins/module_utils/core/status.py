@@ -15,7 +15,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.archive im
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import Blocker
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.failover_slots import stray_slot_notes
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, PRIMARY, Node, Sender, Slot
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import ABSENT, OUTSIDE_RUN, PRIMARY, Node, Sender, Slot
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology, out_of_sight, problems
 
 COLUMNS = ("node", "role", "state", "tli", "lsn", "lag", "from", "slot", "sync")
@@ -139,9 +139,14 @@ def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def is_partly_seen(topology: Topology) -> bool:
+    """Whether --limit left hosts out, of which one may be the primary."""
+    return any(node.problem == OUTSIDE_RUN for node in topology.nodes)
+
+
 def severity(topology: Topology, found: Sequence[Blocker]) -> str:
     """Return HEALTHY, DEGRADED or NO_SINGLE_PRIMARY for a cluster and its problems."""
-    if topology.primary is None:
+    if topology.primary is None and not (is_partly_seen(topology) and not topology.primaries):
         return NO_SINGLE_PRIMARY
     return DEGRADED if found else HEALTHY
 
@@ -153,6 +158,8 @@ def worst(severities: Iterable[str]) -> str:
 
 def repair_command(topology: Topology, problem: Blocker) -> str:
     """Return what to type against a problem: in the directory playbooks, or on the host itself where the advice says so."""
+    if problem.reason in ("no_primary", "not_running") and not topology.primaries and is_partly_seen(topology):
+        return "ansible-playbook status.yml"  # without --limit
     if problem.reason == "no_primary":
         never = all(node.state == ABSENT for node in topology.nodes)
         return "ansible-playbook " + ("initial_setup.yml" if never else "failover.yml")
@@ -204,8 +211,8 @@ def headline(document: dict[str, Any]) -> str:
     count = len(document["problems"])
     if document["severity"] == HEALTHY:
         return HEALTHY
-    primaries = len(document["primaries"])
-    what = {0: "no primary", 1: DEGRADED}.get(primaries, "{0} primaries".format(primaries))
+    primaries = "{0} primaries".format(len(document["primaries"])) if document["primaries"] else "no primary"
+    what = DEGRADED if document["severity"] == DEGRADED else primaries
     return "{0}, {1} problem{2}".format(what, count, "" if count == 1 else "s")
 
 

@@ -89,6 +89,18 @@ def _source_blockers(source: Node, limits: Limits) -> list[Blocker]:
                 "Mend archive_command or raise pg_max_archive_ready_files.",
             )
         )
+    if source.archive_failing and source.settings.get("archive_mode", "off") != "off" and not limits.accept_archive_gap:
+        failed = "archive_command fails" + (" for " + source.archive_failed_wal if source.archive_failed_wal else "")
+        found.append(
+            Blocker(
+                "archive_failing",
+                source.host,
+                "does not archive its WAL, and as a standby never archives what waits",
+                "{0}, {1} file(s) wait".format(failed, source.archive_ready_files),
+                "none fails",
+                "The end of its log says why; mend it and repeat. Or accept the gap with -e pg_accept_archive_gap=true, and take a backup at once afterwards.",
+            )
+        )
     if source.backup_in_progress:
         found.append(Blocker("backup_running", source.host, "a base backup is running", "backup", "no backup", "Wait for it or stop it."))
     if source.prepared_transactions:

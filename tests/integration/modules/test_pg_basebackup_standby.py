@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils import cloning
 from real_servers import (
@@ -123,6 +124,25 @@ def test_basebackup_wrong_password_is_refused_and_named(pair: Pair) -> None:
     answer = copy(pair.spare, pair.primary)
     assert "replicator" in answer.refusal("authentication")
     assert "alpha" in answer["msg"] and "not it" not in answer.text
+    assert not pair.spare.data.exists()
+
+
+def is_turned_away(node: Node) -> bool:
+    try:
+        node.connect().close()
+    except psycopg2.OperationalError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("line", ["host all all 127.0.0.1/32 reject", "host all all 127.0.0.1/32 ident"], ids=["reject", "another method"])
+def test_basebackup_earlier_line_of_pg_hba_is_named_as_the_cause(pair: Pair, line: str) -> None:
+    hba = pair.primary.data / "pg_hba.conf"
+    hba.write_text(f"{line}\n" + hba.read_text(encoding="utf-8"), encoding="utf-8")
+    pair.primary.program("pg_ctl", "reload", "-s", "-D", str(pair.primary.data))
+    wait_for(lambda: is_turned_away(pair.primary), "the server to read it")
+    message = copy(pair.spare, pair.primary).refusal("authentication")
+    assert "An earlier line of pg_hba.conf on alpha matches first" in message
     assert not pair.spare.data.exists()
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
-from real_servers import Pair, start_module, wait_for
+import pytest
+from real_servers import Pair, own, start_module, start_pair, wait_for
 
 
 def test_promote_standby_is_primary_with_a_checkpoint_on_its_timeline(each_pair: Pair) -> None:
@@ -54,6 +56,33 @@ def test_promote_min_lsn_that_is_none_is_one_clear_error(pair: Pair) -> None:
 def test_promote_server_down_is_one_clear_error(stopped_pair: Pair) -> None:
     answer = stopped_pair.standby.call("pg_promote")
     assert answer.failed and "Traceback" not in answer.text
+
+
+# What the role archive has: the same file again succeeds. And the plain one of a user's own, which fails at it for ever.
+TOLERANT = "test -e {0}/up && cp %p {0}/%f # archive_wal.py"
+PLAIN = "test -e {0}/up && test ! -e {0}/%f && cp %p {0}/%f"
+
+
+@pytest.mark.parametrize(("command", "again"), [(TOLERANT, True), (PLAIN, False)], ids=["the collection's", "another"])
+def test_promote_archives_what_the_dead_primary_may_not_have_archived(stopped_pair: Pair, spot: Path, command: str, again: bool) -> None:
+    archive = spot / "archive"
+    archive.mkdir()
+    own(archive)
+    for node in (stopped_pair.primary, stopped_pair.standby):
+        node.append_conf(f"archive_mode = on\narchive_command = '{command.format(archive)}'")
+    start_pair(stopped_pair)
+    waiting = {stopped_pair.primary.sql("SELECT pg_walfile_name(pg_switch_wal())")}
+    stopped_pair.primary.write_row(1)
+    waiting.add(stopped_pair.primary.sql("SELECT pg_walfile_name(pg_switch_wal())"))
+    stopped_pair.level()
+    states = stopped_pair.standby.data / "pg_wal" / "archive_status"
+    wait_for(lambda: all((states / f"{segment}.done").exists() for segment in waiting), "the segments to be whole on the standby")
+    stopped_pair.primary.crash()
+    assert stopped_pair.standby.call("pg_promote").changed
+    (archive / "up").touch()  # the archive's disk was full, and somebody has made room
+    stopped_pair.standby.sql("SELECT pg_switch_wal()")
+    wait_for(lambda: any(path.name.startswith("00000002") and path.suffix == "" for path in archive.iterdir()), "WAL of the new timeline")
+    assert (waiting <= {path.name for path in archive.iterdir()}) is again
 
 
 def test_promote_killed_before_its_checkpoint_and_run_again_writes_it(pair: Pair) -> None:

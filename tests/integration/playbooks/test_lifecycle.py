@@ -20,7 +20,14 @@ from tests.integration.playbooks.watching import leaks, sampled_command_lines, v
 
 pytestmark = pytest.mark.chained
 
-TALKATIVE = {"log_statement": "all", "log_min_duration_statement": 0, "log_connections": "on", "log_replication_commands": "on"}
+TALKATIVE = {
+    "log_statement": "all",
+    "log_min_duration_statement": 0,
+    "log_min_duration_sample": 0,
+    "log_transaction_sample_rate": 1,
+    "log_connections": "on",
+    "log_replication_commands": "on",
+}
 STATISTICS = {"shared_preload_libraries": "pg_stat_statements"}
 
 

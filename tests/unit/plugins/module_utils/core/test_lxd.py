@@ -103,6 +103,7 @@ def test_container_problems_of_a_list_that_cannot_work_names_it(entries: list[di
         pytest.param(instance("pgsql1", pg_cluster="main", pg_initial_role="primary"), None, id="ours from an earlier run"),
         pytest.param(instance("web"), None, id="somebody's of another name"),
         pytest.param(instance("pgsql2"), "pgsql2 without config key user.pg_cluster", id="somebody's of our name"),
+        pytest.param(instance("pgsql2", pg_cluster="shop"), "pgsql2 of cluster shop, and lxd_containers has it in cluster main", id="another cluster's"),
         pytest.param(instance("old", pg_cluster="main", pg_initial_role="primary"), "old that starts as primary of cluster main", id="another primary"),
         pytest.param(instance("old", pg_cluster="other", pg_initial_role="primary"), None, id="another cluster's primary"),
     ],

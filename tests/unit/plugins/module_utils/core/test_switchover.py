@@ -48,6 +48,8 @@ def test_switchover_blockers_of_a_healthy_cluster_are_none() -> None:
 SOURCE = [
     pytest.param({"archive_ready_files": 101}, "archive_backlog", id="archive backlog"),
     pytest.param({"archive_ready_files": 100}, None, id="archive at the limit"),
+    pytest.param({"archive_failing": True, "settings": {"archive_mode": "on"}}, "archive_failing", id="archive fails"),
+    pytest.param({"archive_failing": True, "settings": {"archive_mode": "off"}}, None, id="archive failed before it was switched off"),
     pytest.param({"backup_in_progress": True}, "backup_running", id="base backup"),
     pytest.param({"prepared_transactions": 1}, "prepared_transactions", id="prepared transaction"),
     pytest.param({"prepared_transactions": 0}, None, id="no prepared transaction"),
@@ -125,6 +127,11 @@ def test_switchover_blockers_with_wider_limits_are_none() -> None:
     limits = Limits(max_lag_bytes=200 * MIB, max_archive_ready_files=500, max_transaction_seconds=900)
     assert len(blockers_of(topology)) == 3
     assert blockers_of(topology, limits) == []
+
+
+def test_switchover_blockers_with_a_gap_in_the_archive_that_is_accepted_are_none() -> None:
+    topology = change(cluster(), "pg1", archive_failing=True, settings={"archive_mode": "on"})
+    assert blockers_of(topology, Limits(accept_archive_gap=True)) == []
 
 
 # -- the plan -----------------------------------------------------------------------------------------------------------------
