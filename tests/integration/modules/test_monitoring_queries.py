@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_delay_of_a_standby_is_known(watched_pair: Pair) -> None:
     standby.sql("SELECT pg_reload_conf()")
     for node, wanted in ((standby, 90), (watched_pair.primary, 0)):
         wait_for(lambda node=node, wanted=wanted: ask(node, "pg_ops")[0]["replay_delay_seconds"] == wanted, f"{wanted} s on {node.name}")
+
+
+def test_lag_of_a_standby_that_waits_for_its_delay_is_the_delay(watched_pair: Pair) -> None:
+    standby = watched_pair.standby
+    standby.sql("ALTER SYSTEM SET recovery_min_apply_delay = '2s'")
+    standby.sql("SELECT pg_reload_conf()")
+    watched_pair.primary.write_row(1)
+    wait_for(lambda: standby.numbers() == {1}, "the first row")
+    time.sleep(1.5)  # nobody commits
+    watched_pair.primary.write_row(2)
+    lag = wait_for(lambda: ask(standby, "pg_replication")[0]["lag"], "WAL that is not replayed")
+    assert 0 < lag <= 2 and standby.numbers() == {1}
 
 
 def test_synchronous_set_in_every_form_is_counted_as_the_server_takes_it(watched_pair: Pair) -> None:
