@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import restore as decisions
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import Backup, Place, Target
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import LIVE, UNKNOWN, Backup, Lineage, Place, Target
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import directory_bytes, free_bytes, port_taken
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim, sync_directory
 
@@ -40,7 +40,8 @@ class RestoreTerms:
     config: str
     program: str = "/usr/bin/pgbackrest"
     backup: str = ""
-    timeline: str = "latest"
+    timeline: str = LIVE
+    live: Lineage = UNKNOWN
     listen_addresses: str = "localhost"
     settings: Mapping[str, Any] = field(default_factory=dict)
     awaited_segment: str = ""
@@ -53,7 +54,7 @@ class RestoreTerms:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What tells one copy from another; the port is no part of it."""
+        """What tells one copy from another; the port is no part of it, nor what the live server's timeline was at that time."""
         return {"target": self.target.setting, "value": self.target.value, "backup": self.backup, "timeline": self.timeline, "stanza": self.stanza}
 
 
@@ -201,7 +202,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''").replace("%", "%%") + "'"
 
 
-def _configure(copy: Server, terms: RestoreTerms) -> None:
+def _configure(copy: Server, terms: RestoreTerms, timeline: str) -> None:
     control = copy.run([copy.program("pg_controldata"), "-D", copy.data_directory], timeout_seconds=30).stdout
     conf, hba = decisions.copy_settings(
         control, port=terms.port, listen_addresses=terms.listen_addresses, socket_directory=copy.socket_directory, superuser=copy.superuser,
@@ -213,7 +214,7 @@ def _configure(copy: Server, terms: RestoreTerms) -> None:
     copy.write(copy.config_file, conf)
     copy.write(copy.hba_file, hba)
     copy.write(copy.data("pg_ident.conf"), "")
-    copy.write(copy.auto_conf, decisions.recovery_settings(terms.target, restore_command=command, timeline=terms.timeline))
+    copy.write(copy.auto_conf, decisions.recovery_settings(terms.target, restore_command=command, timeline=timeline))
     copy.remove_standby_signal()
     copy.write(copy.data("recovery.signal"), "")
     copy.write(copy.data(NOTE), json.dumps(terms.request, sort_keys=True) + "\n")
@@ -260,14 +261,14 @@ def _not_up(copy: Server, terms: RestoreTerms) -> Optional[ServerError]:
     )
 
 
-def restore(server: Server, copy: Server, terms: RestoreTerms, label: str) -> None:
-    """Fetch the backup of that label, make it a server of its own and recover it to the target.
+def restore(server: Server, copy: Server, terms: RestoreTerms, label: str, timeline: str) -> None:
+    """Fetch the backup of that label, make it a server of its own and recover it along that timeline to the target.
 
     What a run that was killed has left of the same request is removed first. Only for a run that has the copy alone.
     """
     _begin(copy, terms)
     _fetch(server, copy, terms, label)
-    _configure(copy, terms)
+    _configure(copy, terms, timeline)
     bring_up(copy, terms)
 
 

@@ -39,9 +39,21 @@ options:
     type: str
     default: ""
   target_timeline:
-    description: The timeline to follow, V(latest), V(current) (that of the backup) or a number.
+    description:
+      - The timeline to follow, V(live), V(latest), V(current) (that of the backup) or a number.
+      - V(live) is the one of O(live_timeline). Backups of a branch that the live server has not come by do not count then. Where O(live_timeline)
+        is not known, or that of the backup, it is V(latest).
+      - V(latest) is the newest timeline in the archive, which may be one that was given up.
     type: str
-    default: latest
+    default: live
+  live_timeline:
+    description: The timeline that the live primary is on. V(0) means that it is not known.
+    type: int
+    default: 0
+  live_history:
+    description: The content of the history file of O(live_timeline). Timeline 1 has none.
+    type: str
+    default: ""
   backup:
     description: Label of the backup to begin with. Empty means the newest that ended before the target, with O(target_name) the oldest.
     type: str
@@ -119,6 +131,10 @@ backup:
   description: Label of the backup that it was restored from; empty when nothing was restored in this run.
   returned: success
   type: str
+timeline:
+  description: The timeline that recovery was told to follow; empty when nothing was restored in this run.
+  returned: success
+  type: str
 last_transaction:
   description: When the last transaction committed that is in it; empty when recovery replayed none in this run of the copy.
   returned: success and not check mode
@@ -136,7 +152,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils import restoring
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers import refusal
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import choose_backup, parse_target, restore_blockers
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import (
+    LIVE,
+    UNKNOWN,
+    Lineage,
+    choose_backup,
+    parse_target,
+    restore_blockers,
+    timeline_to_follow,
+)
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
@@ -145,9 +170,11 @@ def terms_of(params: dict[str, Any], server: Server) -> restoring.RestoreTerms:
     """Return the terms that the module's options name."""
     target = parse_target(time=params["target_time"], lsn=params["target_lsn"], name=params["target_name"])
     directory = params["directory"] or server.data_directory.rstrip("/") + ".restored"
+    follows = params["target_timeline"] == LIVE and params["live_timeline"]
+    live = Lineage(params["live_timeline"], parse_history(params["live_history"])) if follows else UNKNOWN
     return restoring.RestoreTerms(
         target, directory.rstrip("/"), params["port"], params["stanza"], params["config"], backup=params["backup"],
-        timeline=params["target_timeline"], listen_addresses=params["listen_addresses"], settings=params["settings"],
+        timeline=params["target_timeline"], live=live, listen_addresses=params["listen_addresses"], settings=params["settings"],
         awaited_segment=params["awaited_segment"], timeout_seconds=params["timeout_seconds"],
     )
 
@@ -158,11 +185,12 @@ def plan(module: AnsibleModule, server: Server, copy: Server, terms: restoring.R
     if restoring.read_request(copy) == terms.request:
         running = bool(copy.postmaster_pid())
         diff = mapping_diff("copy", {"running": running}, {"running": True})
-        return {**result, "port": restoring.as_it_runs(copy).port, "backup": "", "changed": not running, "diff": diff}
+        return {**result, "port": restoring.as_it_runs(copy).port, "backup": "", "timeline": "", "changed": not running, "diff": diff}
     place, backups = restoring.observe_place(copy), restoring.backups_of(server, terms)
-    backup = choose_backup(terms.target, backups, terms.backup)
+    backup = choose_backup(terms.target, backups, terms.backup, terms.live)
     blockers = restore_blockers(
-        module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, request=terms.request, label=terms.backup
+        module.params["host_name"], terms.target, backups, place, now=time.time(), live_port=server.port, request=terms.request, label=terms.backup,
+        live=terms.live,
     )
     if blockers or backup is None:
         return {
@@ -170,7 +198,8 @@ def plan(module: AnsibleModule, server: Server, copy: Server, terms: restoring.R
             "reason": blockers[0].reason, "blockers": [blocker.as_result() for blocker in blockers],
         }
     diff = mapping_diff("copy", {"data": "unfinished" if place.begun_for else "none"}, {"data": terms.target.value, "from": backup.label})
-    return {**result, "port": copy.port, "backup": backup.label, "changed": True, "diff": diff}
+    timeline = timeline_to_follow(terms.timeline, backup, terms.live)
+    return {**result, "port": copy.port, "backup": backup.label, "timeline": timeline, "changed": True, "diff": diff}
 
 
 def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
@@ -187,7 +216,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
             return result
         if result["backup"]:
             restoring.await_archived(server, terms)
-            restoring.restore(server, copy, terms, result["backup"])
+            restoring.restore(server, copy, terms, result["backup"], result["timeline"])
         else:
             restoring.bring_up(copy, terms)
         copy = restoring.as_it_runs(copy)
@@ -201,7 +230,9 @@ def main() -> None:
         target_time={"type": "str", "default": ""},
         target_lsn={"type": "str", "default": ""},
         target_name={"type": "str", "default": ""},
-        target_timeline={"type": "str", "default": "latest"},
+        target_timeline={"type": "str", "default": "live"},
+        live_timeline={"type": "int", "default": 0},
+        live_history={"type": "str", "default": ""},
         backup={"type": "str", "default": ""},
         directory={"type": "str", "default": ""},
         port={"type": "int", "default": 5433},

@@ -16,8 +16,11 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.blockers i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import set_conf
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import Switch, contains
 
 TIME, LSN, NAME = "time", "lsn", "name"
+# The timeline of the live server; other words, and numbers, are PostgreSQL's own.
+LIVE = "live"
 
 # What pg_controldata tells of the server that was backed up, and recovery wants at least as much of.
 _AT_LEAST = ("max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact")
@@ -57,6 +60,17 @@ class Backup:
     size_bytes: int = 0
     repository_bytes: int = 0
     timeline: int = 0
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The timeline that the live primary is on, and the switches that led to it; timeline 0 where nobody knows it, or wants to follow it."""
+
+    timeline: int = 0
+    history: tuple[Switch, ...] = ()
+
+
+UNKNOWN = Lineage()
 
 
 @dataclass(frozen=True)
@@ -148,14 +162,34 @@ def format_time(epoch: float) -> str:
     return datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%d %H:%M:%S+00")
 
 
-def choose_backup(target: Target, backups: Sequence[Backup], label: str = "") -> Optional[Backup]:
+def _is_past_of(live: Lineage, backup: Backup) -> bool:
+    """Return whether the live server has come by where the backup ends; true where that is not known, then PostgreSQL finds out."""
+    if not live.timeline or not backup.timeline:
+        return True
+    return contains(live.history, live.timeline, backup.timeline, parse_lsn(backup.stop_lsn) if backup.stop_lsn else 0)
+
+
+def timeline_to_follow(wish: str, backup: Backup, live: Lineage) -> str:
+    """Return what PostgreSQL is told for `wish`: LIVE is the live server's timeline, and the newest of the archive where that is not known.
+
+    It has to get the history file of a number, and not that of the timeline which the backup has brought.
+    """
+    if wish != LIVE:
+        return wish
+    if not live.timeline or not backup.timeline:
+        return "latest"
+    return "current" if backup.timeline == live.timeline else str(live.timeline)
+
+
+def choose_backup(target: Target, backups: Sequence[Backup], label: str = "", live: Lineage = UNKNOWN) -> Optional[Backup]:
     """Return the newest backup that ended before the target; None when none did, or when there is none of that `label`.
 
     Nobody knows where a name lies, so the oldest backup is taken for one: from a newer one recovery may begin behind it.
+    One of a branch that the live server has not come by does not count.
     """
+    able = [backup for backup in backups if _covers(backup, target) and _is_past_of(live, backup)]
     if label:
-        return next((backup for backup in backups if backup.label == label and _covers(backup, target)), None)
-    able = [backup for backup in backups if _covers(backup, target)]
+        return next((backup for backup in able if backup.label == label), None)
     if not able:
         return None
     return able[0] if target.kind == NAME else able[-1]
@@ -192,8 +226,27 @@ def _directory_blockers(host: str, place: Place, request: Mapping[str, Any]) -> 
     return []
 
 
+def _backup_blocker(host: str, target: Target, backups: Sequence[Backup], label: str, live: Lineage) -> Blocker:
+    """Return why none of the backups will do."""
+    past = [backup for backup in backups if _is_past_of(live, backup)]
+    first = past[0] if past else None
+    required = "a backup that ended before {0}".format(target.value if target.kind != NAME else "the named point")
+    seen = "none" if first is None else "the oldest, {0}, ended at {1}".format(first.label, format_time(first.stop))
+    if first is not None and target.kind == LSN:
+        seen = "the oldest, {0}, ended at {1}".format(first.label, first.stop_lsn)
+    if label:
+        required += " and is " + label
+    hint = "Take a later target." if past else "Nothing can be restored before the first backup; begin one on the host of the repository."
+    others = [backup.label for backup in backups if backup not in past]
+    if others:
+        seen += ", and {0} of a branch that the live server, on timeline {1}, has not come by".format(", ".join(others), live.timeline)
+        hint += " To restore that branch, name its timeline in pg_restore_target_timeline."
+    return Blocker("no_backup_covers", host, "no backup covers the target", seen, required, hint)
+
+
 def restore_blockers(
-    host: str, target: Target, backups: Sequence[Backup], place: Place, *, now: float, live_port: int, request: Mapping[str, Any], label: str = ""
+    host: str, target: Target, backups: Sequence[Backup], place: Place, *, now: float, live_port: int, request: Mapping[str, Any], label: str = "",
+    live: Lineage = UNKNOWN,
 ) -> tuple[Blocker, ...]:
     """Return what speaks against a restore into that place. What the same `request` has begun there is begun anew, and is no blocker."""
     found: list[Blocker] = []
@@ -201,17 +254,9 @@ def restore_blockers(
         found.append(
             Blocker("target_in_future", host, "the target time is yet to come", target.value, "at most " + format_time(now), "Correct pg_restore_target_time.")
         )
-    chosen = choose_backup(target, backups, label)
+    chosen = choose_backup(target, backups, label, live)
     if chosen is None:
-        first = backups[0] if backups else None
-        required = "a backup that ended before {0}".format(target.value if target.kind != NAME else "the named point")
-        seen = "none" if first is None else "the oldest, {0}, ended at {1}".format(first.label, format_time(first.stop))
-        if first is not None and target.kind == LSN:
-            seen = "the oldest, {0}, ended at {1}".format(first.label, first.stop_lsn)
-        if label:
-            required += " and is " + label
-        hint = "Take a later target." if backups else "Nothing can be restored before the first backup; begin one on the host of the repository."
-        found.append(Blocker("no_backup_covers", host, "no backup covers the target", seen, required, hint))
+        found.append(_backup_blocker(host, target, backups, label, live))
     found.extend(_directory_blockers(host, place, request))
     if place.port == live_port or place.port_taken_by:
         seen = "port {0}: {1}".format(place.port, "the live server's" if place.port == live_port else place.port_taken_by)

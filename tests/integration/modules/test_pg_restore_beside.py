@@ -136,13 +136,14 @@ def fill(repository: Path, live: Node) -> None:
         for statement in BEHIND_THE_BACKUP:
             cursor.execute(statement)
     label = (repository / "backup" / "backup_label").read_text(encoding="utf-8")
-    (repository / "first").write_text(re.search(r"START WAL LOCATION.*file (\w+)", label).group(1), encoding="utf-8")
+    first = re.search(r"START WAL LOCATION.*file (\w+)", label).group(1)
+    (repository / "first").write_text(first, encoding="utf-8")
     (repository / "archive").mkdir()
     for segment in live.data.glob("pg_wal/0*"):
         shutil.copy2(segment, repository / "archive")
     backup = {
         "label": "20260131-110000F", "type": "full", "database": {"id": 1}, "timestamp": {"start": begun, "stop": int(time.time())},
-        "info": {"size": 30_000_000},
+        "archive": {"start": first, "stop": first}, "info": {"size": 30_000_000},
     }
     system = int(live.control("Database system identifier"))
     info = [{"name": "main", "db": [{"id": 1, "system-id": system}], "backup": [backup], "archive": []}]
@@ -214,6 +215,21 @@ def test_restore_where_another_server_answers_in_the_copys_place_fails(past: Res
     past.live.program("pg_ctl", "start", "-w", "-s", "-D", str(past.directory), "-l", str(past.repository / "log"), "-o", options)
     message = past.restore("earlier", port).refusal("another_server")
     assert str(past.live.port) in message
+
+
+def test_restore_follows_the_live_timeline_and_not_one_that_was_given_up(past: Restorable, ports: Ports) -> None:
+    """A copy was promoted at the first point: so is a standby by mistake. What it wrote is in the archive, the second point is not on it."""
+    assert past.restore("earlier", ports())["timeline"] == "latest"  # nobody said what lives
+    past.stop(past.directory)
+    for file in past.directory.glob("pg_wal/00000002*"):
+        shutil.copy2(file, past.repository / "archive")
+    own(past.repository)
+    past.restore("later", ports(), live_timeline=1, target_timeline="latest", directory=f"{past.live.data}.newest").refusal("target_not_reached")
+    port, live = ports(), {"live_timeline": 1, "directory": f"{past.live.data}.second"}
+    answer = past.restore("later", port, **live)
+    assert (answer["timeline"], answer["databases"]) == ("current", ["postgres", "written_later"])
+    switched = {**live, "live_timeline": 3, "live_history": "1\t0/F0000000\tno recovery target specified\n"}
+    assert not past.restore("later", port, **switched).changed
 
 
 # --- recovery that outlives its run ---

@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import parse_conf
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import (
+    LIVE,
+    UNKNOWN,
     Backup,
+    Lineage,
     Place,
     Target,
     choose_backup,
@@ -22,7 +26,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore im
     parse_target,
     recovery_settings,
     restore_blockers,
+    timeline_to_follow,
 )
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import parse_history
 
 NOON = 1769860800  # 2026-01-31 12:00:00 UTC
 FULL = Backup("20260131-110000F", "full", NOON - 3600, NOON - 3500, "0/2000028", "0/2000100", 22_000_000)
@@ -131,6 +137,62 @@ def test_refusal_for_an_unfinished_restore_names_what_it_is_of() -> None:
     [blocker] = restore_blockers("pg2", at(-60), BOTH, place, now=NOON, live_port=5432, request=REQUEST)
     assert blocker.observed == f"{PLACE.directory}: recovery_target_name 'x', timeline latest, backup {FULL.label}"
     assert "remove" in blocker.hint
+
+
+# --- the live server's history, and branches that were given up ---
+
+FIRST = replace(FULL, timeline=1)
+LATER = replace(INCR, timeline=1)
+OTHER = replace(INCR, label="20260131-114500F", stop=NOON - 800, stop_lsn="0/5000100", timeline=2)
+STAYED = Lineage(1)  # timeline 2 was given up
+SWITCHED = Lineage(3, parse_history("1\t0/4000100\tno recovery target specified\n"))  # at the very end of LATER
+SWITCHED_BEFORE = Lineage(3, parse_history("1\t0/40000FF\tno recovery target specified\n"))
+
+
+@pytest.mark.parametrize(
+    ("live", "label", "expected"),
+    [
+        pytest.param(UNKNOWN, "", OTHER, id="not-known"),
+        pytest.param(STAYED, "", LATER, id="stayed"),
+        pytest.param(STAYED, OTHER.label, None, id="a-label-of-another-branch"),
+        pytest.param(STAYED, FIRST.label, FIRST, id="a-label-of-its-past"),
+        pytest.param(Lineage(2, parse_history("1\t0/4800000\tx\n")), "", OTHER, id="followed"),
+        pytest.param(SWITCHED, "", LATER, id="ancestor-up-to-the-switch"),
+        pytest.param(SWITCHED_BEFORE, "", FIRST, id="ancestor-behind-the-switch"),
+        pytest.param(Lineage(3), "", None, id="no-history"),
+    ],
+)
+def test_choose_backup_leaves_out_branches_that_the_live_server_has_not_come_by(live: Lineage, label: str, expected: Optional[Backup]) -> None:
+    backups = (FIRST, LATER, OTHER)
+    assert choose_backup(at(0), backups, label, live) == expected
+    found = restore_blockers("pg2", at(0), backups, PLACE, now=NOON, live_port=5432, request=REQUEST, label=label, live=live)
+    assert [blocker.reason for blocker in found] == ([] if expected else ["no_backup_covers"])
+
+
+@pytest.mark.parametrize(("timeline", "stop_lsn"), [(0, "0/5000100"), (1, "")])
+def test_choose_backup_takes_one_whose_end_is_not_told(timeline: int, stop_lsn: str) -> None:
+    untold = replace(OTHER, timeline=timeline, stop_lsn=stop_lsn)
+    assert choose_backup(at(0), (FIRST, untold), "", SWITCHED_BEFORE) == untold
+
+
+def test_refusal_names_the_backups_of_other_branches() -> None:
+    [blocker] = restore_blockers("pg2", at(0), (OTHER,), PLACE, now=NOON, live_port=5432, request=REQUEST, live=STAYED)
+    assert f"none, and {OTHER.label} of a branch that the live server, on timeline 1, has not come by" in blocker.message
+    assert "pg_restore_target_timeline" in blocker.hint
+
+
+@pytest.mark.parametrize(
+    ("wish", "backup", "live", "told"),
+    [
+        pytest.param(LIVE, LATER, STAYED, "current", id="of-the-live-timeline"),
+        pytest.param(LIVE, LATER, SWITCHED, "3", id="of-an-ancestor"),
+        pytest.param(LIVE, LATER, UNKNOWN, "latest", id="no-primary"),
+        pytest.param(LIVE, INCR, SWITCHED, "latest", id="backup-without-timeline"),
+        *(pytest.param(wish, LATER, UNKNOWN, wish, id=wish) for wish in ("latest", "current", "2")),
+    ],
+)
+def test_timeline_to_follow(wish: str, backup: Backup, live: Lineage, told: str) -> None:
+    assert timeline_to_follow(wish, backup, live) == told
 
 
 # What `pgbackrest --output=json info` of 2.45 prints, shortened.
