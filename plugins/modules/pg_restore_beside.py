@@ -67,7 +67,9 @@ options:
     type: int
     default: 5433
   listen_addresses:
-    description: Where the copy listens, beside the socket directory of the live server.
+    description:
+      - Where the copy listens, beside the socket directory of the live server.
+      - Where that is more than this host, hosts in the networks that this host is in are let in, with a password.
     type: str
     default: localhost
   settings:

@@ -26,6 +26,7 @@ LIVE = "live"
 _AT_LEAST = ("max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact")
 _SETTING_NAMES = {"max_prepared_xacts": "max_prepared_transactions", "max_locks_per_xact": "max_locks_per_transaction"}
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)? ?(Z|UTC|([+-])(\d\d)(?::?(\d\d))?)")
+_THIS_HOST = ("localhost", "127.0.0.1", "::1", "")
 # A copy needs its own size, and the WAL that is replayed into it.
 HEADROOM = 1.2
 
@@ -315,6 +316,8 @@ def copy_settings(
             "max_logical_replication_workers": "0",
         },
     )
-    hba = ["# Written by pg_ops.replication: the account of the server, and from this host whoever has a password.", "local all {0} peer".format(superuser)]
-    hba += ["local all all scram-sha-256", "host all all 127.0.0.1/32 scram-sha-256", "host all all ::1/128 scram-sha-256", ""]
-    return text, "\n".join(hba)
+    hba = ["# Written by pg_ops.replication: the account of the server, and whoever has a password.", "local all {0} peer".format(superuser)]
+    hba += ["local all all scram-sha-256", "host all all 127.0.0.1/32 scram-sha-256", "host all all ::1/128 scram-sha-256"]
+    if any(address.strip() not in _THIS_HOST for address in listen_addresses.split(",")):
+        hba.append("host all all samenet scram-sha-256")  # who asks for an address wants to come from elsewhere: from next door, not from anywhere
+    return text, "\n".join([*hba, ""])

@@ -267,6 +267,16 @@ def test_copy_settings_leave_no_tie_to_the_live_cluster() -> None:
     assert "local all postgres peer" in hba
 
 
+@pytest.mark.parametrize(
+    ("listen_addresses", "admits"),
+    [("localhost", False), ("", False), ("127.0.0.1, ::1", False), ("*", True), ("0.0.0.0", True), ("localhost,192.0.2.7", True)],
+)
+def test_copy_that_listens_for_other_hosts_admits_those_of_its_networks(listen_addresses: str, admits: bool) -> None:
+    _conf, hba = copy_settings(CONTROL, port=5433, listen_addresses=listen_addresses, socket_directory="/run/postgresql", superuser="postgres", more={})
+    assert ("host all all samenet scram-sha-256" in hba.splitlines()) is admits
+    assert hba.endswith("scram-sha-256\n")
+
+
 def test_recovery_settings_are_all_that_auto_conf_holds() -> None:
     found = parse_conf(recovery_settings(at(0), restore_command="pgbackrest 'a' \"%p\"", timeline="latest"))
     assert found == {
