@@ -123,6 +123,23 @@ def test_playbooks_on_a_cluster_that_was_never_set_up_name_initial_setup(nothing
     refused(nothing, name, said=("initial_setup.yml",))
 
 
+def two_clusters(archive: str) -> dict[str, Any]:
+    """Return an inventory in which each host is a cluster of its own, and the second has that archive."""
+    return {"pgsql1": {"pg_cluster_name": "first", "pg_archive": "off"}, "pgsql2": {"pg_cluster_name": "second", "pg_archive": archive}}
+
+
+def test_restore_of_one_cluster_refuses_no_other(nothing: Cluster) -> None:
+    arguments = ("-e", "pg_restore_target_time=2026-01-31T12:00:00Z", "-e")
+    done = nothing.run("restore", *arguments, "pg_restore_host=pgsql2", inventory=two_clusters("pgbackrest"))
+    assert done.failed == {"localhost": 0, "pgsql1": 0, "pgsql2": 1}, done.output  # there is no pgBackRest
+    assert "Refused: restore" not in done.text
+    for host, refusing in (("pgsql2", ["pgsql2"]), ("pgsql9", ["pgsql1", "pgsql2"])):
+        archive = "off" if host == "pgsql2" else "pgbackrest"
+        done = nothing.run("restore", *arguments, f"pg_restore_host={host}", inventory=two_clusters(archive))
+        assert [name for name, count in done.failed.items() if count] == refusing, done.output
+        assert f"pg_restore_host '{host}'" in done.text and "Nothing was changed" in done.text
+
+
 # -- a server that exists is taken over; its standby's host holds somebody else's data ----------------------------------------------------
 
 
