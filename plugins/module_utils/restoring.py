@@ -90,13 +90,28 @@ def _info(server: Server, terms: RestoreTerms) -> str:
     return server.run(terms.command("--output=json", "info"), timeout_seconds=60).stdout
 
 
-def await_archived(server: Server, terms: RestoreTerms) -> None:
+def _has_arrived(server: Server, copy: Server, terms: RestoreTerms) -> bool:
+    """Return whether the segment that is waited for is in the archive. The newest one there says nothing of it where it is of a later timeline."""
+    newest = decisions.newest_archived(_info(server, terms), terms.stanza)
+    if newest[:8] <= terms.awaited_segment[:8]:
+        return newest >= terms.awaited_segment
+    fetched = copy.state("awaited")
+    try:
+        server.run(terms.command("--no-archive-async", "archive-get", terms.awaited_segment, str(fetched)), timeout_seconds=60)
+    except ServerError:
+        return False
+    finally:
+        fetched.unlink(missing_ok=True)
+    return True
+
+
+def await_archived(server: Server, copy: Server, terms: RestoreTerms) -> None:
     """Wait until the segment that the primary has just closed is in the archive, or the time is over.
 
     Not an error: recovery says whether it reached the target, and an earlier one may not need that segment.
     """
     deadline = time.monotonic() + terms.archive_timeout_seconds
-    while terms.awaited_segment and decisions.newest_archived(_info(server, terms), terms.stanza) < terms.awaited_segment:
+    while terms.awaited_segment and not _has_arrived(server, copy, terms):
         if time.monotonic() > deadline:
             return
         time.sleep(0.5)

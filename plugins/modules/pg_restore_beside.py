@@ -217,7 +217,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
         if result.get("failed"):
             return result
         if result["backup"]:
-            restoring.await_archived(server, terms)
+            restoring.await_archived(server, copy, terms)
             restoring.restore(server, copy, terms, result["backup"], result["timeline"])
         else:
             restoring.bring_up(copy, terms)

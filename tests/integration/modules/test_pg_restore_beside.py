@@ -232,6 +232,20 @@ def test_restore_follows_the_live_timeline_and_not_one_that_was_given_up(past: R
     assert not past.restore("later", port, **switched).changed
 
 
+def test_restore_waits_for_the_segment_also_where_a_later_timeline_is_in_the_archive(past: Restorable, ports: Ports) -> None:
+    """Its segments have greater names than any of the live one."""
+    info = json.loads((past.repository / "info.json").read_text(encoding="utf-8"))
+    info[0]["archive"] = [{"id": "15-1", "min": "000000010000000000000001", "max": "000000020000000000000001"}]
+    (past.repository / "info.json").write_text(json.dumps(info), encoding="utf-8")
+    awaited = max((past.repository / "archive").glob("00000001*"))
+    awaited.rename(past.repository / "not yet")
+    run = past.start("later", ports(), awaited_segment=awaited.name, live_timeline=1)
+    assert still_runs(run, 3) and not (past.repository / "restores").exists()
+    (past.repository / "not yet").rename(awaited)
+    assert run.wait()["databases"] == ["postgres", "written_later"]
+    assert not Path(f"{past.directory}.pg_ops", "awaited").exists()
+
+
 # --- recovery that outlives its run ---
 
 
