@@ -150,8 +150,11 @@ def observe_files(server: Server) -> dict[str, Any]:
     settings = server.read_auto_conf()
     down_cleanly = control.cluster_state in ("shut down", "shut down in recovery")
     signal_file = server.standby_signal.exists() or server.data("recovery.signal").exists()
-    # A standby's control file has these of its primary.
+    # A standby's control file has these of its primary. The number of slots is in none.
+    slots = "" if signal_file else server.configured("max_replication_slots")
     last_run_with = {} if signal_file else {"wal_level": control.wal_level, "max_wal_senders": str(control.max_wal_senders)}
+    if slots:
+        last_run_with["max_replication_slots"] = slots
     return {
         "state": states.STOPPED if down_cleanly else states.CRASHED,
         "role": states.STANDBY if signal_file else states.PRIMARY,

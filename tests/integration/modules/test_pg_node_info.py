@@ -144,6 +144,7 @@ def test_info_stopped_servers(stopped_pair: Pair) -> None:
     assert standby["upstream"]["port"] == stopped_pair.primary.port
     # What set-up must not lower. The standby's control file says it of its primary.
     kept = {"wal_level": stopped_pair.primary.control("wal_level setting"), "max_wal_senders": stopped_pair.primary.control("max_wal_senders setting")}
+    kept["max_replication_slots"] = "10"
     assert {name: primary["settings"].get(name) for name in kept} == kept and not set(kept) & set(standby["settings"])
 
 
