@@ -153,6 +153,7 @@ def existing(make: Callable[..., Cluster]) -> Cluster:
         node = made.local.nodes[name]
         with (made.data(name) / "postgresql.conf").open("a", encoding="utf-8") as stream:
             stream.write(f"unix_socket_directories = '{node.socket_directory}'\nport = {node.port}\nlisten_addresses = 'localhost'\nwork_mem = '7MB'\n")
+            stream.write("max_replication_slots = 50\nmax_wal_senders = 30\n")
     with (made.data("pgsql1") / "pg_hba.conf").open("a", encoding="utf-8") as stream:
         stream.write("# the users' own\nhost shop shopkeeper 192.0.2.0/24 scram-sha-256\n")
     made.pg_ctl("pgsql1", "start")
@@ -177,6 +178,17 @@ def test_running_foreign_server_on_a_standby_host_is_refused(existing: Cluster) 
 def test_restart_of_a_server_that_is_taken_over_is_refused(existing: Cluster) -> None:
     said = ("pgsql1: the running server must be restarted", "listen_addresses localhost", "Repeat with -e pg_primary_restart=true")
     refused(existing, "initial_setup", "-e", "pg_standby_replace_data=true", said=said)
+
+
+def test_limit_below_what_a_slot_of_a_server_that_is_taken_over_keeps_is_refused(existing: Cluster) -> None:
+    existing.sql("pgsql1", "SELECT pg_create_physical_replication_slot('consumer', true)")
+    existing.sql("pgsql1", "SELECT pg_logical_emit_message(false, 'x', repeat('y', 3000000))")
+    said = ("pgsql1: max_slot_wal_keep_size is to be 1MB", "keep more WAL than that: consumer ", "Set pg_max_slot_wal_keep_size to more")
+    try:
+        arguments = ("-e", "pg_max_slot_wal_keep_size=1MB", "-e", "pg_primary_restart=true", "-e", "pg_standby_replace_data=true")
+        refused(existing, "initial_setup", *arguments, said=said)
+    finally:
+        existing.sql("pgsql1", "SELECT pg_drop_replication_slot('consumer')")
 
 
 def without_psycopg2(cluster: Cluster) -> tuple[dict[str, Any], Path]:
@@ -223,6 +235,7 @@ def test_taken_over_server_keeps_data_users_settings_and_client_lines(existing: 
         assert existing.sql(name, "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = 'shopkeeper'") == before
         assert existing.sql(name, "SHOW work_mem") == "7MB"
         assert existing.sql(name, "SHOW maintenance_work_mem") == "77MB"
+        assert [existing.sql(name, f"SHOW max_{what}") for what in ("replication_slots", "wal_senders")] == ["50", "30"]
         lines = [line.split() for line in (existing.data(name) / "pg_hba.conf").read_text(encoding="utf-8").splitlines()]
         assert ["host", "shop", "shopkeeper", "192.0.2.0/24", "scram-sha-256"] in lines
         assert ["local", "all", "all", "peer"] in lines

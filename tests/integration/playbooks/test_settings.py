@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.playbooks.cluster import Cluster
+from tests.integration.playbooks.cluster import Cluster, unchanged
 
 LOGICAL = ("-e", json.dumps({"pg_settings": {"wal_level": "logical", "max_wal_senders": 25}}), "-e", "pg_primary_restart=true")
 MORE = ("-e", json.dumps({"pg_settings": {"max_connections": 130, "work_mem": "5MB"}}))
@@ -56,3 +56,45 @@ def test_set_up_again_with_other_addresses_and_without_hints_changes_nothing(set
     # Checksums do what the hints are for: no need to agree to a restart.
     said = cluster.play("initial_setup", "-e", json.dumps({"pg_settings": ADDRESSES})).text
     assert "pgsql1: wal_log_hints will be as written after the next restart" in said, said
+
+
+@pytest.mark.long
+def test_a_restart_leaves_a_primary_the_slots_that_it_may_have(set_up: Callable[[int], Cluster]) -> None:
+    """With more slots than it may have it would not start, whether it ran when it was looked at or not."""
+    cluster = set_up(2)
+    cluster.play("initial_setup", "-e", json.dumps({"pg_settings": {"max_replication_slots": 50}}), "-e", "pg_primary_restart=true")
+    cluster.sql("pgsql1", "SELECT pg_create_physical_replication_slot('consumer_' || number) FROM generate_series(1, 25) AS number")
+    cluster.play("initial_setup", "-e", "pg_primary_restart=true")
+    assert {cluster.sql(name, "SHOW max_replication_slots") for name in cluster.names} == {"50"}
+    cluster.pg_ctl("pgsql1", "stop", "-m", "fast")
+    cluster.play("initial_setup", "-e", "pg_primary_restart=true")
+    assert {cluster.sql(name, "SHOW max_replication_slots") for name in cluster.names} == {"50"}
+
+    cluster.sql("pgsql1", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'consumer%'")
+    cluster.play("initial_setup", "-e", json.dumps({"pg_settings": {"max_replication_slots": 12}}), "-e", "pg_primary_restart=true")
+    assert cluster.sql("pgsql1", "SHOW max_replication_slots") == "12"
+    cluster.assert_replicating("pgsql1")
+
+
+@pytest.mark.long
+def test_a_limit_below_what_a_slot_keeps_is_refused(set_up: Callable[[int], Cluster]) -> None:
+    cluster = set_up(2)
+    cluster.sql("pgsql1", "SELECT pg_create_physical_replication_slot('consumer', true)")
+    cluster.sql("pgsql1", "SELECT pg_logical_emit_message(false, 'x', repeat('y', 3000000))")
+
+    def assert_refused(limit: str, *arguments: str) -> None:
+        with unchanged(cluster):
+            done = cluster.run("initial_setup", *arguments)
+        assert done.returncode != 0, done.output
+        assert f"pgsql1: max_slot_wal_keep_size is to be {limit}, and these slots keep more WAL than that: consumer " in done.text, done.output
+        assert "Nothing was changed. Set pg_max_slot_wal_keep_size to more" in done.text, done.output
+        assert "pg_drop_replication_slot('consumer')" in done.text, done.output
+
+    assert_refused("1", "-e", json.dumps({"pg_settings": {"max_slot_wal_keep_size": 1}}))  # megabytes
+    cluster.play("initial_setup", "-e", json.dumps({"pg_settings": {"max_slot_wal_keep_size": -1}}))
+    assert_refused("1024kB", "-e", "pg_max_slot_wal_keep_size=1024kB")
+    cluster.play("initial_setup")
+    assert cluster.sql("pgsql1", "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'consumer'") == "reserved"
+    # What is in force already is no news, and a standby that is away too long must not keep the set-up from copying it anew.
+    cluster.sql("pgsql1", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'; SELECT pg_reload_conf()")
+    cluster.play("initial_setup", "-e", "pg_max_slot_wal_keep_size=1MB")
