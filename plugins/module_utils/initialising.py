@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.cloning import kept_directory, utc_stamp
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import DEBIAN_ETC, Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import parse_conf
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import DEBIAN_ETC, Server, ServerError, read_verbatim
 
 NOTE = "init"
 CREATECLUSTER = "/usr/bin/pg_createcluster"
@@ -25,6 +27,16 @@ def is_debian_layout(server: Server) -> bool:
 def has_configuration(server: Server) -> bool:
     """Whether the server's configuration is there, or comes with its data."""
     return server.config_file.is_file() or not is_debian_layout(server)
+
+
+def own_places(server: Server) -> dict[str, Optional[str]]:
+    """Return the settings that name this server's own files; None where it has none."""
+    return {
+        "data_directory": server.data_directory,
+        "hba_file": str(server.hba_file),
+        "ident_file": str(Path(server.config_directory, "pg_ident.conf")),
+        "external_pid_file": parse_conf(read_verbatim(server.config_file)).get("external_pid_file"),
+    }
 
 
 def _initdb_options(server: Server, encoding: str, locale: str) -> list[str]:

@@ -45,12 +45,27 @@ data_directory:
   returned: success
   type: str
   sample: /var/lib/postgresql/15/main
+places:
+  description: The settings that name this server's own files; null where it has none. A configuration that is copied from another server must have these.
+  returned: success
+  type: dict
+  sample:
+    data_directory: /var/lib/postgresql/15/main
+    hba_file: /etc/postgresql/15/main/pg_hba.conf
+    ident_file: /etc/postgresql/15/main/pg_ident.conf
+    external_pid_file: /var/run/postgresql/15-main.pid
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.initialising import has_configuration, is_interrupted, make_configuration, make_server
+from ansible_collections.pg_ops.replication.plugins.module_utils.initialising import (
+    has_configuration,
+    is_interrupted,
+    make_configuration,
+    make_server,
+    own_places,
+)
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
@@ -63,7 +78,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     if not present and not module.check_mode:
         make = make_configuration if config_only else make_server
         make(server, encoding=module.params["encoding"], locale=module.params["locale"])
-    return {"changed": not present, "diff": diff, "data_directory": server.data_directory}
+    return {"changed": not present, "diff": diff, "data_directory": server.data_directory, "places": own_places(server)}
 
 
 def main() -> None:
