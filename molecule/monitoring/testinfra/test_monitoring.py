@@ -261,5 +261,14 @@ def test_the_server_that_was_there_before_is_the_cluster_s_with_all_it_had() -> 
     for name in NODES:
         assert sql(name, "SELECT count(*), pg_get_userbyid(relowner) FROM from_before, pg_class WHERE relname = 'from_before' GROUP BY 2") == "1000|shop owner"
         assert sql(name, "SHOW work_mem") == "7MB"
+        assert sql(name, "SHOW log_min_duration_statement") == "4321ms"
+        assert 'shop keeper "shop owner"' in node(name).file("/etc/postgresql/15/main/pg_ident.conf").content_string
     assert 'host all "shop owner" 192.0.2.77/32 scram-sha-256' in node(WATCHER).file("/etc/postgresql/15/main/pg_hba.conf").content_string
     assert sql(WATCHER, "SHOW data_checksums") == "off" and sql(WATCHER, "SHOW wal_log_hints") == "on"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_each_server_has_its_own_places(name: str) -> None:
+    assert sql(name, "SHOW data_directory") == f"/var/lib/postgresql/15/{'shop' if name == WATCHER else 'main'}"
+    for setting, file in (("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")):
+        assert sql(name, f"SHOW {setting}") == f"/etc/postgresql/15/main/{file}"
