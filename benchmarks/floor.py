@@ -76,10 +76,11 @@ while [ -e {data}/postmaster.pid ]; do
 done
 LC_ALL=C {bin}/pg_controldata {data}
 """
-# One kill for all, the postmaster first: it must not see a child die and start another.
+# One kill for all, the postmaster first: it must not see a child die and start another. A child may just have ended by itself.
 KILL_SCRIPT = """\
 read -r pid < {data}/postmaster.pid || exit 1
-kill -KILL "$pid" $(pgrep -P "$pid")
+kill -0 "$pid" || exit 1
+kill -KILL "$pid" $(pgrep -P "$pid") 2>/dev/null || :
 """
 # standby.signal belongs to whom the data directory belongs to.
 START_AS_STANDBY_SCRIPT = """\
