@@ -78,6 +78,7 @@ def test_info_names_what_a_switchover_waits_for(pair: Pair) -> None:
         session.cursor().execute("SET application_name = 'pgBackRest [backup]'")  # so it names its session; no progress is shown of it
         assert info(primary)["backup_in_progress"]
     primary.sql("ROLLBACK PREPARED 'undecided'")
+    wait_for(lambda: not info(primary)["backup_in_progress"], "the session's end")  # or it is taken for the copy, which then begins after it was killed
     copying = start_module("pg_basebackup_standby", pair.spare.towards(primary, max_rate="2M"))
     wait_for(lambda: info(primary)["backup_in_progress"], "the copy's beginning")
     copying.kill()
