@@ -10,6 +10,7 @@ Two notes tell a later run where an earlier one ended: phase 'copying' (the copy
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -128,7 +129,7 @@ def require_space(server: Server, peer: Peer) -> int:
     with connect_peer(server, peer) as session:
         needed = int(session.value("SELECT sum(pg_database_size(oid))::bigint FROM pg_database", timeout_seconds=60) or 0)
     parent = os.path.dirname(server.data_directory.rstrip("/"))
-    free = free_bytes(parent) + directory_bytes(clone_directory(server))  # a copy that was cut off is removed before the next
+    free = free_bytes(parent) + directory_bytes(clone_directory(server), within_seconds=math.inf)  # a copy that was cut off is removed before the next
     if free < needed + CLONE_HEADROOM_BYTES:
         raise ServerError(
             "too little disk for a copy of {0}".format(peer.name), reason="disk_too_small", observed="{0} bytes free".format(free),

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotWish, apply_slots, plan_slots, read_slots
+from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
 
-SEGMENT = re.compile("[0-9A-F]{24}")
+ARCHIVING = """
+SELECT current_setting('archive_mode') AS mode, current_setting('archive_command') AS command,
+       (SELECT bytes_per_wal_segment FROM pg_control_init()) AS segment_bytes,
+       greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text AS end_lsn
+"""
 STATE = """
 SELECT pg_is_in_recovery() AS in_recovery, pg_is_in_recovery() AND pg_is_wal_replay_paused() AS paused,
        CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
@@ -56,15 +61,17 @@ def archive_again(server: Server, session: sql.Session) -> int:
     """Have the WAL that was received archived by this server once more, and return how many segments; called before the promotion.
 
     A standby takes all that it receives for archived, but the dead primary may not have come to it, and then no backup can be recovered
-    beyond it. Only for a command that takes what the archive has already: a plain one fails at it for ever.
+    beyond it. Only for a command that takes what the archive has already: a plain one fails at it for ever. And only whole segments of the
+    newest timeline: where a timeline ended, each server has other remains behind its end, and the archive takes one of them.
     """
-    mode, command = session.row("SELECT current_setting('archive_mode') AS mode, current_setting('archive_command') AS command").values()
-    if mode != "on" or not any(program in command for program in ("archive_wal.py", "pgbackrest")):
+    archiving = session.row(ARCHIVING)
+    if archiving["mode"] != "on" or not any(program in archiving["command"] for program in ("archive_wal.py", "pgbackrest")):
         return 0
-    marked = 0
-    for done in sorted(server.data("pg_wal", "archive_status").glob("*.done")):
-        if SEGMENT.fullmatch(done.stem) and server.data("pg_wal", done.stem).exists():
-            with contextlib.suppress(FileNotFoundError):  # a restartpoint has just removed both
+    marked, segment_bytes, end = 0, archiving["segment_bytes"], parse_lsn(archiving["end_lsn"] or "0/0")
+    for start, paths in segment_positions(server.data("pg_wal"), segment_bytes).items():
+        done = server.data("pg_wal", "archive_status", paths[0].name + ".done")
+        if start + segment_bytes <= end:
+            with contextlib.suppress(FileNotFoundError):  # it is marked already, or a restartpoint has just removed both
                 done.rename(done.with_suffix(".ready"))
                 marked += 1
     return marked

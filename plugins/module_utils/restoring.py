@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from typing import Any, Optional
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import restore as decisions
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.restore import LIVE, UNKNOWN, Backup, Lineage, Place, Target
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.timeline import format_history
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import directory_bytes, free_bytes, port_taken
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError, read_verbatim, sync_directory
 
@@ -155,7 +157,7 @@ def observe_place(copy: Server) -> Place:
     there = [path for path in reversed(_places(copy)) if os.path.lexists(path)]
     begun_for, free = _begun_for(copy), free_bytes(os.path.dirname(copy.data_directory))
     if begun_for:
-        free += sum(directory_bytes(Path(path)) for path in there)
+        free += sum(directory_bytes(Path(path), within_seconds=math.inf) for path in there)
     return Place(there[0] if there else copy.data_directory, bool(there), copy.port, port_taken(copy.port), free, begun_for)
 
 
@@ -230,6 +232,9 @@ def _configure(copy: Server, terms: RestoreTerms, timeline: str) -> None:
     copy.write(copy.hba_file, hba)
     copy.write(copy.data("pg_ident.conf"), "")
     copy.write(copy.auto_conf, decisions.recovery_settings(terms.target, restore_command=command, timeline=timeline))
+    if timeline == str(terms.live.timeline):
+        # Its primary may not have come to archive it: what the archive lacks is looked for here.
+        copy.write(copy.data("pg_wal", "{0:08X}.history".format(terms.live.timeline)), format_history(terms.live.history))
     copy.remove_standby_signal()
     copy.write(copy.data("recovery.signal"), "")
     copy.write(copy.data(NOTE), json.dumps(terms.request, sort_keys=True) + "\n")

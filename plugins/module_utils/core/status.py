@@ -140,13 +140,13 @@ def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def is_partly_seen(topology: Topology) -> bool:
-    """Whether --limit left hosts out, of which one may be the primary."""
-    return any(node.problem == OUTSIDE_RUN for node in topology.nodes)
+    """Whether --limit left hosts out, of which one may be the primary: none that is in sight was it."""
+    return any(node.problem == OUTSIDE_RUN for node in topology.nodes) and not any(node.role == PRIMARY for node in topology.nodes)
 
 
 def severity(topology: Topology, found: Sequence[Blocker]) -> str:
     """Return HEALTHY, DEGRADED or NO_SINGLE_PRIMARY for a cluster and its problems."""
-    if topology.primary is None and not (is_partly_seen(topology) and not topology.primaries):
+    if topology.primary is None and not is_partly_seen(topology):
         return NO_SINGLE_PRIMARY
     return DEGRADED if found else HEALTHY
 
@@ -158,7 +158,7 @@ def worst(severities: Iterable[str]) -> str:
 
 def repair_command(topology: Topology, problem: Blocker) -> str:
     """Return what to type against a problem: in the directory playbooks, or on the host itself where the advice says so."""
-    if problem.reason in ("no_primary", "not_running") and not topology.primaries and is_partly_seen(topology):
+    if problem.reason in ("no_primary", "not_running") and is_partly_seen(topology):
         return "ansible-playbook status.yml"  # without --limit
     if problem.reason == "no_primary":
         never = all(node.state == ABSENT for node in topology.nodes)

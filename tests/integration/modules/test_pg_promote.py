@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from real_servers import Pair, own, start_module, start_pair, wait_for
+from real_servers import Pair, hand_on, make_standby, own, start_module, start_pair, wait_for, wait_replayed
 
 
 def test_promote_standby_is_primary_with_a_checkpoint_on_its_timeline(each_pair: Pair) -> None:
@@ -83,6 +83,30 @@ def test_promote_archives_what_the_dead_primary_may_not_have_archived(stopped_pa
     stopped_pair.standby.sql("SELECT pg_switch_wal()")
     wait_for(lambda: any(path.name.startswith("00000002") and path.suffix == "" for path in archive.iterdir()), "WAL of the new timeline")
     assert (waiting <= {path.name for path in archive.iterdir()}) is again
+
+
+def test_promote_does_not_archive_the_remains_of_a_timeline_that_ended(pair: Pair, spot: Path) -> None:
+    """Each server has other remains in that segment behind the end, and an archive takes one of them."""
+    archive = spot / "archive"
+    archive.mkdir()
+    own(archive)
+    make_standby(pair.spare, pair.primary)
+    pair.spare.append_conf(f"archive_mode = on\narchive_command = '{TOLERANT.format(archive)}'")
+    pair.spare.stop()
+    pair.spare.start()
+    hand_on(pair)
+    whole = pair.standby.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    pair.standby.write_row(2)
+    wait_replayed(pair.standby, pair.spare)
+    ended = f"00000001{whole[8:]}"
+    wait_for((pair.spare.data / "pg_wal" / "archive_status" / f"{ended}.done").exists, "the end of timeline 1 on the third server")
+    pair.standby.crash()
+    (archive / "up").touch()
+    assert pair.spare.call("pg_promote").changed
+    wait_for((archive / whole).exists, "the segment of timeline 2")
+    pair.spare.sql("SELECT pg_switch_wal()")
+    wait_for(lambda: any(path.name.startswith("00000003") and path.suffix == "" for path in archive.iterdir()), "WAL of timeline 3")
+    assert not (archive / ended).exists()
 
 
 def test_promote_killed_before_its_checkpoint_and_run_again_writes_it(pair: Pair) -> None:

@@ -232,6 +232,13 @@ def test_restore_follows_the_live_timeline_and_not_one_that_was_given_up(past: R
     assert not past.restore("later", port, **switched).changed
 
 
+def test_restore_along_a_timeline_whose_history_was_never_archived(past: Restorable, ports: Ports) -> None:
+    """The standby that was promoted fails to archive; the backup and the target are from before."""
+    live = {"live_timeline": 3, "live_history": "1\t0/F0000000\tno recovery target specified\n"}
+    answer = past.restore("later", ports(), **live)
+    assert (answer["timeline"], answer["databases"]) == ("3", ["postgres", "written_later"])
+
+
 def test_restore_waits_for_the_segment_also_where_a_later_timeline_is_in_the_archive(past: Restorable, ports: Ports) -> None:
     """Its segments have greater names than any of the live one."""
     info = json.loads((past.repository / "info.json").read_text(encoding="utf-8"))

@@ -223,6 +223,12 @@ SEVERITIES = [
     pytest.param(
         change(down(cluster(), "pg1", states.UNREACHABLE), "pg1", problem=states.OUTSIDE_RUN), DEGRADED, "degraded, 2 problems", id="primary left out"
     ),
+    pytest.param(
+        change(down(down(cluster(), "pg1"), "pg3", states.UNREACHABLE), "pg3", problem=states.OUTSIDE_RUN),
+        NO_SINGLE_PRIMARY,
+        "no primary, 3 problems",
+        id="standby left out and the primary crashed",
+    ),
     pytest.param(two_primaries(), NO_SINGLE_PRIMARY, "2 primaries, 2 problems", id="two primaries"),
     pytest.param(change(two_primaries(), "pg3", role=PRIMARY), NO_SINGLE_PRIMARY, "3 primaries, 3 problems", id="three primaries"),
     pytest.param(down(down(cluster(PAIR), "pg1", states.ABSENT), "pg2", states.ABSENT), NO_SINGLE_PRIMARY, "no primary, 3 problems", id="never set up"),
