@@ -109,6 +109,21 @@ def test_json_is_all_there_is_on_standard_output_with_the_null_callback(cluster:
     assert sorted((each["cluster"], each["severity"], each["exit_status"]) for each in found) == [("bank", "healthy", 0), ("shop", "healthy", 0)]
 
 
+def test_modules_are_packed_once_and_again_when_what_was_kept_is_broken(cluster: Cluster, tmp_path: Path) -> None:
+    def packs() -> int:
+        done = status(cluster, ANSIBLE_HOME=str(tmp_path), ANSIBLE_DEBUG="1", PG_OPS_TEST_PAYLOADS="")
+        assert done.returncode == 0, done.output
+        return done.output.count("ANSIBALLZ: Creating module")
+
+    assert packs() > 0
+    [kept] = (tmp_path / "pg_ops.replication").glob("*/*")
+    assert ".pg_node_info-" in kept.name
+    assert packs() == 0
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert packs() > 0
+    assert packs() == 0
+
+
 # -- degraded ----------------------------------------------------------------------------------------------------------------------------
 
 

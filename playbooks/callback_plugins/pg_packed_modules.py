@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keeps this collection's modules packed from one run to the next, so that nobody waits for that in a failover.
+
+Ansible packs a module and all that it imports anew in every run, and never puts arguments into it; each host then compiles all of it for each task.
+This plugin lies beside the playbooks because Ansible loads callbacks from there without being told to, in a checkout as in the installed collection.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import io
+import marshal
+import os
+import pickle
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import ansible
+from ansible import constants
+from ansible.executor import module_common
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: pg_packed_modules
+type: aggregate
+short_description: Keep packed modules for the next run
+description:
+  - What Ansible packed of this collection's modules is kept in C(pg_ops.replication) below C(ANSIBLE_HOME), for its owner only, and taken by the next run.
+  - It is taken while no source has changed, neither the collection's nor ansible-core's, and while its checksum is right. Otherwise Ansible packs
+    as it does without this plugin.
+  - Each source in it gets its byte code beside it. A host whose Python is of another version than the controller's takes the source.
+options:
+  keep_packed_modules:
+    description: Whether modules are kept and taken.
+    type: bool
+    default: true
+    env:
+      - name: PG_OPS_KEEP_PACKED_MODULES
+"""
+
+COLLECTION = "ansible_collections.pg_ops.replication"
+PARTS = ("plugins/modules", "plugins/module_utils")
+# What pickle, base64, zipfile and compile say to what they cannot read.
+UNREADABLE = (
+    AttributeError, EOFError, ImportError, IndexError, SyntaxError, TypeError, ValueError, binascii.Error, pickle.PickleError, zipfile.BadZipFile,
+)
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def _sources(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    for part in parts:
+        yield from sorted((root / part).rglob("*.py"))
+
+
+def sources_digest(collection: Path) -> str:
+    """Return what tells apart all that can be in a packed module: the collection's sources, and place, version and files of ansible-core."""
+    core = Path(ansible.__file__).parent
+    found = hashlib.sha256(repr((ansible.__version__, str(core), sys.version, str(collection))).encode())
+    for path in _sources(collection, PARTS):
+        found.update(repr((str(path), path.read_bytes())).encode())
+    for path in _sources(core, ("module_utils", "executor")):
+        known = path.stat()
+        found.update(repr((str(path), known.st_size, known.st_mtime_ns)).encode())
+    return found.hexdigest()
+
+
+def own_directory(path: Path) -> bool:
+    """Whether this account alone can write there. Ansible unpickles what it finds, so nobody else may have put it there."""
+    known = path.lstat()
+    return stat.S_ISDIR(known.st_mode) and known.st_uid == os.geteuid() and not known.st_mode & 0o077
+
+
+def _compiled_beside(packed: bytes) -> bytes:
+    """Return a zip file, in base64 like the given one, in which each source has its byte code beside it, bound to no time (PEP 552)."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(packed, validate=True))) as plain, zipfile.ZipFile(made, "w") as both:
+        for known in plain.infolist():
+            source = plain.read(known)
+            both.writestr(known, source)
+            if known.filename.endswith(".py"):
+                head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+                code = marshal.dumps(compile(source, known.filename, "exec", dont_inherit=True))
+                both.writestr(known.filename + "c", head + code, known.compress_type)
+    return base64.b64encode(made.getvalue())
+
+
+def with_byte_code(cached: bytes) -> bytes:
+    """Return what Ansible has packed with byte code in it, or as it is where this release of Ansible packs otherwise."""
+    kind = getattr(module_common, "_CachedModule", None)
+    try:
+        if kind is None:  # before ansible-core 2.19
+            return _compiled_beside(cached)
+        found = pickle.loads(cached)
+        return pickle.dumps(dataclasses.replace(found, zip_data=_compiled_beside(found.zip_data)))
+    except UNREADABLE:
+        return cached
+
+
+class Kept:
+    """The packed modules of one state of all sources.
+
+    A file is the SHA-256 of what follows it, for what a power cut left of one must not fail a failover.
+    """
+
+    def __init__(self, home: Path, digest: str) -> None:
+        self._root = home / "pg_ops.replication"
+        self._directory = self._root / digest
+
+    def take(self, cache: Path) -> None:
+        """Put what is kept where Ansible looks for what it has packed."""
+        if not (self._directory.is_dir() and own_directory(self._root) and own_directory(self._directory)):
+            return
+        cache.mkdir(exist_ok=True)
+        for path in self._directory.iterdir():
+            content = path.read_bytes()
+            packed = content[DIGEST_BYTES:]
+            if hashlib.sha256(packed).digest() == content[:DIGEST_BYTES]:
+                (cache / path.name).write_bytes(packed)
+            else:
+                path.unlink()
+
+    def keep(self, cache: Path) -> None:
+        """Keep what this run has packed, and forget what was packed from other sources."""
+        packed = [path for path in cache.glob(COLLECTION + ".*") if path.suffix != ".lock" and not path.name.endswith("-part")]
+        new = [path for path in packed if not (self._directory / path.name).exists()]
+        if not new:
+            return
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not own_directory(self._root):
+            return
+        self._directory.mkdir(exist_ok=True, mode=0o700)
+        for other in self._root.iterdir():
+            if other != self._directory:
+                shutil.rmtree(other, ignore_errors=True)
+        for path in new:
+            self._keep_one(path)
+
+    def _keep_one(self, path: Path) -> None:
+        content = with_byte_code(path.read_bytes())
+        handle, name = tempfile.mkstemp(dir=self._root, prefix=".new.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(hashlib.sha256(content).digest() + content)
+            os.replace(name, self._directory / path.name)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+class CallbackModule(CallbackBase):
+    """Takes before the first play, keeps after the last. Whatever goes wrong, Ansible packs by itself."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "pg_packed_modules"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kept: Optional[Kept] = None
+        self._cache = Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Take what an earlier run packed from the same sources."""
+        if not self.get_option("keep_packed_modules") or self._cache.is_symlink() or self._kept is not None:
+            return
+        try:
+            # Where Ansible itself takes the collection from; these playbooks may be another copy of it.
+            root = Path(next(iter(importlib.import_module(COLLECTION).__path__)))
+            self._kept = Kept(Path(constants.config.get_config_value("ANSIBLE_HOME")), sources_digest(root))
+            self._kept.take(self._cache)
+        except (ImportError, OSError) as error:
+            self._display.vv("pg_packed_modules: {0}".format(error))
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Keep what this run packed."""
+        if self._kept is None:
+            return
+        try:
+            self._kept.keep(self._cache)
+        except OSError as error:
+            self._display.vv("pg_packed_modules: {0}".format(error))

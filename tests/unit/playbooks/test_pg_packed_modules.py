@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: pg_ops.replication contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tests of the callback that keeps packed modules: what is taken is what was kept, of these sources, whole, and nobody else's."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.util
+import io
+import os
+import pickle
+import stat
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[3] / "playbooks" / "callback_plugins" / "pg_packed_modules.py"
+PACKED = "ansible_collections.pg_ops.replication.plugins.modules.pg_promote-ZIP_DEFLATED-none"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("pg_packed_modules", PATH)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def packed_in(directory: Path, content: bytes = b"what Ansible packed", name: str = PACKED) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_bytes(content)
+    return directory
+
+
+def taken(loaded: ModuleType, home: Path, digest: str = "these") -> dict[str, bytes]:
+    """Return what a new run finds where Ansible looks."""
+    cache = home.parent / "taken"
+    loaded.Kept(home, digest).take(cache)
+    found = {path.name: path.read_bytes() for path in cache.iterdir()} if cache.exists() else {}
+    for name in found:
+        (cache / name).unlink()
+    return found
+
+
+@pytest.fixture
+def home(loaded: ModuleType, tmp_path: Path) -> Path:
+    """Return an ANSIBLE_HOME in which one module is kept."""
+    made = tmp_path / "home"
+    loaded.Kept(made, "these").keep(packed_in(tmp_path / "cache"))
+    return made
+
+
+def test_the_next_run_takes_what_was_kept(loaded: ModuleType, home: Path) -> None:
+    assert taken(loaded, home) == {PACKED: b"what Ansible packed"}
+
+
+def test_of_other_sources_nothing_is_taken(loaded: ModuleType, home: Path) -> None:
+    assert taken(loaded, home, "others") == {}
+
+
+def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    loaded.Kept(home, "others").keep(tmp_path / "cache")
+
+    assert [path.name for path in (home / "pg_ops.replication").iterdir()] == ["others"]
+    assert taken(loaded, home, "others") == {PACKED: b"what Ansible packed"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ansible.modules.command-ZIP_DEFLATED-none", id="Ansible's own"),
+        pytest.param("ansible_collections.community.postgresql.plugins.modules.postgresql_ping-ZIP_DEFLATED-none", id="another collection's"),
+        pytest.param(PACKED + ".lock", id="a lock"),
+        pytest.param(PACKED + "-part", id="half a file"),
+    ],
+)
+def test_nothing_else_is_kept(loaded: ModuleType, tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    loaded.Kept(home, "these").keep(packed_in(tmp_path / "cache", name=name))
+
+    assert not home.exists()
+
+
+def zipped(sources: dict[str, str]) -> bytes:
+    """Return packed sources as Ansible packs them."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, source in sources.items():
+            packed.writestr(name, source)
+    return base64.b64encode(made.getvalue())
+
+
+def test_sources_get_byte_code_that_python_takes(loaded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded.module_common, "_CachedModule", None, raising=False)
+    path = tmp_path / "packed.zip"
+    path.write_bytes(base64.b64decode(loaded.with_byte_code(zipped({"pg_kept/__init__.py": "", "pg_kept/one.py": "answer = 42\n"}))))
+    monkeypatch.syspath_prepend(path)
+
+    one = importlib.import_module("pg_kept.one")
+
+    assert one.answer == 42
+    assert str(one.__file__).endswith("one.pyc")
+
+
+def test_all_else_of_what_ansible_packed_stays(loaded: ModuleType) -> None:
+    kind = getattr(loaded.module_common, "_CachedModule", None)
+    if kind is None:
+        pytest.skip("before ansible-core 2.19 it is the zip file alone")
+    cached = kind(zip_data=zipped({"one.py": "x = 1\n"}), metadata=None, source_mapping={"/here/one.py": "one.py"})
+
+    found = pickle.loads(loaded.with_byte_code(pickle.dumps(cached)))
+
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(found.zip_data))) as packed:
+        assert (packed.namelist(), packed.read("one.py")) == (["one.py", "one.pyc"], b"x = 1\n")
+    assert (found.metadata, found.source_mapping) == (None, {"/here/one.py": "one.py"})
+
+
+@pytest.mark.parametrize("cached", [b"", b"what another release packs", pickle.dumps({"zip_data": b""}), zipped({"one.py": "no python"})])
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_cannot_be_read_is_kept_as_it_is(loaded: ModuleType, monkeypatch: pytest.MonkeyPatch, cached: bytes, raw: bool) -> None:
+    if raw:
+        monkeypatch.setattr(loaded.module_common, "_CachedModule", None, raising=False)
+    assert loaded.with_byte_code(cached) == cached
+
+
+def kept_file(home: Path) -> Path:
+    return home / "pg_ops.replication" / "these" / PACKED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda whole: whole[:-1], id="cut off"),
+        pytest.param(lambda whole: b"", id="empty"),
+        pytest.param(lambda whole: bytes(len(whole)), id="zeroes"),
+    ],
+)
+def test_what_a_power_cut_left_is_not_taken(loaded: ModuleType, home: Path, content: object) -> None:
+    assert callable(content)
+    kept_file(home).write_bytes(content(kept_file(home).read_bytes()))
+
+    assert taken(loaded, home) == {}
+
+
+@pytest.mark.parametrize("which", ["pg_ops.replication", "pg_ops.replication/these"])
+def test_what_others_can_write_to_is_not_taken(loaded: ModuleType, home: Path, which: str) -> None:
+    (home / which).chmod(0o770)
+
+    assert taken(loaded, home) == {}
+
+
+def test_what_another_account_owns_is_not_taken(loaded: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    assert taken(loaded, home) == {}
+
+
+def test_a_link_that_somebody_laid_is_neither_taken_nor_written_through(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    (home / "pg_ops.replication").rename(tmp_path / "elsewhere")
+    (home / "pg_ops.replication").symlink_to(tmp_path / "elsewhere")
+
+    assert taken(loaded, home) == {}
+    loaded.Kept(home, "others").keep(tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["these"]
+
+
+def test_kept_files_are_readable_for_their_owner_only(home: Path) -> None:
+    root = home / "pg_ops.replication"
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / "these", kept_file(home))}
+
+    assert modes == {root: 0o700, root / "these": 0o700, kept_file(home): 0o600}
+
+
+@pytest.mark.parametrize("name", ["plugins/modules/pg_one.py", "plugins/module_utils/core/two.py"])
+def test_any_source_of_the_collection_makes_another_digest(loaded: ModuleType, tmp_path: Path, name: str) -> None:
+    for each in ("plugins/modules/pg_one.py", "plugins/module_utils/core/two.py"):
+        (tmp_path / each).parent.mkdir(parents=True)
+        (tmp_path / each).write_text("x = 1\n", encoding="utf-8")
+    before = loaded.sources_digest(tmp_path)
+    assert loaded.sources_digest(tmp_path) == before
+
+    (tmp_path / name).write_text("x = 2\n", encoding="utf-8")
+
+    assert loaded.sources_digest(tmp_path) != before
