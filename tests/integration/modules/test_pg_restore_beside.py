@@ -35,6 +35,7 @@ from real_servers import (
     own,
     process_ids,
     start_module,
+    state_of,
     wait_for,
 )
 
@@ -113,7 +114,9 @@ class Restorable:
     def leftovers(self) -> list[int]:
         """Return the processes that fill the directory."""
         words = {f"--pg1-path={self.directory}", "restore"}
-        return [pid for pid in process_ids() if words <= set(command_line(pid)) and command_line(pid)[:1] == [str(self.repository / "pgbackrest")]]
+        found = [pid for pid in process_ids() if words <= set(command_line(pid)) and command_line(pid)[:1] == [str(self.repository / "pgbackrest")]]
+        forked = {child for pid in found for child in children_of(pid)}  # a moment later it is called mkdir
+        return [pid for pid in found if pid not in forked]
 
     def recovering(self) -> bool:
         """Whether the copy's server asks for WAL that is held."""
@@ -126,6 +129,14 @@ class Restorable:
         with local_superuser(replace(self.live, port=port)) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW data_directory")
             return str(cursor.fetchone()[0])
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started, none of one that is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+    except OSError:
+        return []
 
 
 def fill(repository: Path, live: Node) -> None:
@@ -338,12 +349,19 @@ def test_restore_killed_while_pgbackrest_fills_the_directory_is_made_again(past:
     assert not past.restore("later", port).changed
 
 
+def freeze(pid: int) -> None:
+    """Stop a process. It has stopped a moment after the signal, and the mkdir that it had begun goes on beside it."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: state_of(pid) == "T", "the process to stop")
+    wait_for(lambda: {state_of(child) for child in children_of(pid)} <= {"", "Z"}, "what it had begun to end")
+
+
 def test_restore_killed_and_its_directory_moved_away_is_not_filled_by_two(past: Restorable, ports: Ports) -> None:
     """Nothing is there that speaks against another request, but the leftover would fill what that one makes."""
     with past.slow():
         kill_while_filling(past, "later", ports())
         [leftover] = past.leftovers()
-        os.kill(leftover, signal.SIGSTOP)
+        freeze(leftover)
         past.directory.rename(past.repository / "moved")
     answer = past.restore("earlier", ports())
     assert answer.changed and answer["databases"] == ["postgres"], answer.text
