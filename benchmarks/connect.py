@@ -39,10 +39,19 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long one attempt may take, and how long to leave a host alone after it said no, in seconds."""
+    """How long one attempt may take, and how long to leave a host alone after it said no, in seconds.
+
+    The longer nobody accepts writes the longer the pause, up to a share of that time: each attempt costs its host a process and a password's
+    hashing, fifty a second and host are more load on two cores than the role change that is measured. What is seen is later by that share at most.
+    """
 
     attempt_seconds: float = 0.5
     retry_seconds: float = 0.02
+    retry_share: float = 0.05
+
+    def pause_seconds(self, without_seconds: float) -> float:
+        """Return how long to leave a host alone when nobody has accepted writes for that long."""
+        return max(self.retry_seconds, self.retry_share * without_seconds)
 
 
 def split_hosts(dsn: str) -> tuple[Endpoint, ...]:
@@ -89,9 +98,10 @@ def execute(connection: Connection, statement: Any, parameters: Sequence[Any], t
 class _Attempt:
     """The connection attempt to one endpoint, begun again after each refusal."""
 
-    def __init__(self, endpoint: Endpoint, pace: Pace) -> None:
+    def __init__(self, endpoint: Endpoint, pace: Pace, began: float) -> None:
         self.endpoint = endpoint
         self._pace = pace
+        self._began = began
         self._connection: Connection = None
         self._event = 0
         self.due_seconds = 0.0
@@ -117,7 +127,7 @@ class _Attempt:
         except (psycopg2.Error, DeadlineError) as error:
             self.problem = " ".join(str(error).split())
             self.abandon()
-            self.due_seconds = now + self._pace.retry_seconds
+            self.due_seconds = now + self._pace.pause_seconds(now - self._began)
             return None
         if state == extensions.POLL_OK:
             connection, self._connection = self._connection, None
@@ -150,8 +160,9 @@ def connect_writable(
     `wake` is a file descriptor whose input makes `stopped` be asked; StoppedError is raised when it says yes.
     Raises DeadlineError, with the last problem of each endpoint, after `timeout_seconds`.
     """
-    deadline = time.monotonic() + timeout_seconds
-    attempts = [_Attempt(endpoint, pace) for endpoint in endpoints]
+    began = time.monotonic()
+    deadline = began + timeout_seconds
+    attempts = [_Attempt(endpoint, pace, began) for endpoint in endpoints]
     ready: list[int] = []
     try:
         while True:

@@ -73,3 +73,11 @@ def test_connect_writable_stops_when_asked(frozen_port: int) -> None:
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+@pytest.mark.parametrize(
+    ("without_seconds", "pause_seconds"),
+    [pytest.param(0.0, 0.02, id="at first"), pytest.param(0.4, 0.02, id="in a switchover"), pytest.param(3.0, 0.15, id="in a failover")],
+)
+def test_pace_pause_grows_with_the_time_without_a_writable_host(without_seconds: float, pause_seconds: float) -> None:
+    assert connect.Pace().pause_seconds(without_seconds) == pytest.approx(pause_seconds)
