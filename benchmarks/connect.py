@@ -3,8 +3,10 @@
 """Connections on which every wait has a deadline of its own.
 
 libpq's connect_timeout counts whole seconds, is at least 2, and the hosts of a multi-host string are tried one after the
-other: a frozen host, which still accepts TCP, would hold up the others. Here each host of the string gets an
-attempt of its own, side by side, and the first that passes target_session_attrs wins.
+other: a frozen host, which still accepts TCP, would hold up the others. Here each host of the string gets a
+session of its own, side by side, is asked what libpq asks for target_session_attrs=read-write, and the first that says yes wins.
+A host that says no is asked again in the same session: fifty logins a second on each would be more load on two cores than
+the role change that is measured.
 """
 
 from __future__ import annotations
@@ -39,23 +41,14 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long one attempt may take, and how long to leave a host alone after it said no, in seconds.
-
-    The longer nobody accepts writes the longer the pause, up to a share of that time: each attempt costs its host a process and a password's
-    hashing, fifty a second and host are more load on two cores than the role change that is measured. What is seen is later by that share at most.
-    """
+    """How long one attempt or answer may take, and how long to leave a host alone after it said no, in seconds."""
 
     attempt_seconds: float = 0.5
     retry_seconds: float = 0.02
-    retry_share: float = 0.05
-
-    def pause_seconds(self, without_seconds: float) -> float:
-        """Return how long to leave a host alone when nobody has accepted writes for that long."""
-        return max(self.retry_seconds, self.retry_share * without_seconds)
 
 
 def split_hosts(dsn: str) -> tuple[Endpoint, ...]:
-    """Return one endpoint per host of a libpq string or URI, each with target_session_attrs=read-write.
+    """Return one endpoint per host of a libpq string or URI, each without target_session_attrs.
 
     Host names are resolved by libpq, without a deadline: use addresses. Raises ValueError for a string with no host
     or with as many ports as fit neither one nor every host.
@@ -69,7 +62,7 @@ def split_hosts(dsn: str) -> tuple[Endpoint, ...]:
         ports = ports * len(hosts)
     if len(ports) != len(hosts):
         raise ValueError(f"The connection string has {len(hosts)} hosts and {len(ports)} ports.")
-    options["target_session_attrs"] = "read-write"
+    options.pop("target_session_attrs", None)
     return tuple(Endpoint(f"{host}:{port}", extensions.make_dsn(host=host, port=port, **options)) for host, port in zip(hosts, ports))
 
 
@@ -96,13 +89,14 @@ def execute(connection: Connection, statement: Any, parameters: Sequence[Any], t
 
 
 class _Attempt:
-    """The connection attempt to one endpoint, begun again after each refusal."""
+    """The session with one endpoint, begun again after each error, and asked until it accepts writes."""
 
-    def __init__(self, endpoint: Endpoint, pace: Pace, began: float) -> None:
+    def __init__(self, endpoint: Endpoint, pace: Pace) -> None:
         self.endpoint = endpoint
         self._pace = pace
-        self._began = began
         self._connection: Connection = None
+        self._cursor: Any = None  # of a question that waits for its answer
+        self._rests = False
         self._event = 0
         self.due_seconds = 0.0
         self.problem = "not tried"
@@ -114,25 +108,52 @@ class _Attempt:
         connected one.
         """
         try:
-            if self._connection is None:
-                if now < self.due_seconds:
-                    return None
-                self._connection = psycopg2.connect(self.endpoint.dsn, async_=1)
-                self.due_seconds = now + self._pace.attempt_seconds
-            elif now >= self.due_seconds:
-                raise DeadlineError("no answer within the deadline")
-            elif self._connection.fileno() not in ready:
-                return None
-            state = self._connection.poll()
+            return self._advance(now, ready)
         except (psycopg2.Error, DeadlineError) as error:
             self.problem = " ".join(str(error).split())
             self.abandon()
-            self.due_seconds = now + self._pace.pause_seconds(now - self._began)
+            self.due_seconds = now + self._pace.retry_seconds
             return None
-        if state == extensions.POLL_OK:
+
+    def _advance(self, now: float, ready: Collection[int]) -> Connection | None:
+        due = now >= self.due_seconds
+        if self._connection is None:
+            if not due:
+                return None
+            self._connection = psycopg2.connect(self.endpoint.dsn, async_=1)
+            self.due_seconds = now + self._pace.attempt_seconds
+        elif self._rests:
+            # What arrives unasked is the session's end; poll() raises it.
+            if due:
+                self._ask(now)
+            elif self._connection.fileno() not in ready:
+                return None
+        elif due:
+            raise DeadlineError("no answer within the deadline")
+        elif self._connection.fileno() not in ready:
+            return None
+        state = self._connection.poll()
+        if state == extensions.POLL_OK and not self._rests:
+            return self._answered(now)
+        self._event = select.POLLOUT if state == extensions.POLL_WRITE else select.POLLIN
+        return None
+
+    def _ask(self, now: float) -> None:
+        self._cursor = self._connection.cursor()
+        self._cursor.execute("SHOW transaction_read_only")
+        self._rests = False
+        self.due_seconds = now + self._pace.attempt_seconds
+
+    def _answered(self, now: float) -> Connection | None:
+        """Take the login or the answer; return the connection if that is yes."""
+        read_only = self._cursor.fetchone()[0] if self._cursor is not None else ""
+        self._cursor = None
+        if read_only == "off":
             connection, self._connection = self._connection, None
             return connection
-        self._event = select.POLLOUT if state == extensions.POLL_WRITE else select.POLLIN
+        self.problem = "it is read-only"
+        self._rests, self._event = True, select.POLLIN
+        self.due_seconds = now + self._pace.retry_seconds if read_only else now
         return None
 
     def register(self, poller: select.poll) -> None:
@@ -141,10 +162,10 @@ class _Attempt:
             poller.register(self._connection.fileno(), self._event)
 
     def abandon(self) -> None:
-        """Close an unfinished attempt."""
+        """Close the session, if there is one."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+        self._connection, self._cursor, self._rests = None, None, False
 
 
 def connect_writable(
@@ -160,9 +181,8 @@ def connect_writable(
     `wake` is a file descriptor whose input makes `stopped` be asked; StoppedError is raised when it says yes.
     Raises DeadlineError, with the last problem of each endpoint, after `timeout_seconds`.
     """
-    began = time.monotonic()
-    deadline = began + timeout_seconds
-    attempts = [_Attempt(endpoint, pace, began) for endpoint in endpoints]
+    deadline = time.monotonic() + timeout_seconds
+    attempts = [_Attempt(endpoint, pace) for endpoint in endpoints]
     ready: list[int] = []
     try:
         while True:

@@ -34,14 +34,14 @@ def frozen(port: int) -> tuple[connect.Endpoint, ...]:
         ("host=a,b port=1,2", ["a:1", "b:2"]),
         ("host=a,b", ["a:5432", "b:5432"]),
         ("host=a,b port=7", ["a:7", "b:7"]),
-        ("postgresql://u:p%40ss@a:1,b:2/d", ["a:1", "b:2"]),
+        ("postgresql://u:p%40ss@a:1,b:2/d?target_session_attrs=read-write", ["a:1", "b:2"]),
     ],
     ids=["ports", "default_port", "one_port", "uri"],
 )
 def test_split_hosts_gives_each_host_its_own_string(dsn: str, names: list[str]) -> None:
     endpoints = connect.split_hosts(dsn)
     assert [endpoint.name for endpoint in endpoints] == names
-    assert all(extensions.parse_dsn(endpoint.dsn)["target_session_attrs"] == "read-write" for endpoint in endpoints)
+    assert all("target_session_attrs" not in extensions.parse_dsn(endpoint.dsn) for endpoint in endpoints)
 
 
 @pytest.mark.parametrize("dsn", ["dbname=d", "host=a,b,c port=1,2", "host=a hostaddr=10.0.0.1"])
@@ -73,11 +73,3 @@ def test_connect_writable_stops_when_asked(frozen_port: int) -> None:
     finally:
         os.close(read_end)
         os.close(write_end)
-
-
-@pytest.mark.parametrize(
-    ("without_seconds", "pause_seconds"),
-    [pytest.param(0.0, 0.02, id="at first"), pytest.param(0.4, 0.02, id="in a switchover"), pytest.param(3.0, 0.15, id="in a failover")],
-)
-def test_pace_pause_grows_with_the_time_without_a_writable_host(without_seconds: float, pause_seconds: float) -> None:
-    assert connect.Pace().pause_seconds(without_seconds) == pytest.approx(pause_seconds)
