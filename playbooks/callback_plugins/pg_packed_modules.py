@@ -3,7 +3,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Keeps this collection's modules packed from one run to the next, so that nobody waits for that in a failover.
 
-Ansible packs a module and all that it imports anew in every run, and never puts arguments into it; each host then compiles all of it for each task.
+Ansible packs a module and all that it imports anew in every run, and never puts arguments into it. Each host then compiles all of it for each task; where
+the hosts are on this machine they compile for the same processors, and what is kept has the byte code in it. Elsewhere it has not, for that is three times as
+much to send.
 This plugin lies beside the playbooks because Ansible loads callbacks from there without being told to, in a checkout as in the installed collection.
 """
 
@@ -24,7 +26,7 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -41,7 +43,8 @@ description:
   - What Ansible packed of this collection's modules is kept in C(pg_ops.replication) below C(ANSIBLE_HOME), for its owner only, and taken by the next run.
   - It is taken while no source has changed, neither the collection's nor ansible-core's, and while its checksum is right. Otherwise Ansible packs
     as it does without this plugin.
-  - Each source in it gets its byte code beside it. A host whose Python is of another version than the controller's takes the source.
+  - Where the first host is a container or a directory of the controller's machine, each source in it gets its byte code beside it. A host whose Python
+    is of another version than the controller's takes the source.
 options:
   keep_packed_modules:
     description: Whether modules are kept and taken.
@@ -52,6 +55,8 @@ options:
 """
 
 COLLECTION = "ansible_collections.pg_ops.replication"
+# Connections to hosts that are on this machine.
+NEAR = ("local", "pg_ops.replication.lxd", "community.general.lxd")
 PARTS = ("plugins/modules", "plugins/module_utils")
 # What pickle, base64, zipfile and compile say to what they cannot read.
 UNREADABLE = (
@@ -66,12 +71,13 @@ def _sources(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
 
 
 def sources_digest(collection: Path) -> str:
-    """Return what tells apart all that can be in a packed module: the collection's sources, and place, version and files of ansible-core."""
+    """Return what tells apart all that can be in a packed module: the collection's sources, ansible-core's, and what a user put in place of these."""
     core = Path(ansible.__file__).parent
     found = hashlib.sha256(repr((ansible.__version__, str(core), sys.version, str(collection))).encode())
     for path in _sources(collection, PARTS):
         found.update(repr((str(path), path.read_bytes())).encode())
-    for path in _sources(core, ("module_utils", "executor")):
+    replaced = (path for directory in constants.DEFAULT_MODULE_UTILS_PATH for path in _sources(Path(directory), (".",)))
+    for path in (*_sources(core, ("module_utils", "executor")), *replaced):
         known = path.stat()
         found.update(repr((str(path), known.st_size, known.st_mtime_ns)).encode())
     return found.hexdigest()
@@ -110,18 +116,20 @@ def with_byte_code(cached: bytes) -> bytes:
 
 
 class Kept:
-    """The packed modules of one state of all sources.
+    """The packed modules of one state of all sources, with byte code or without.
 
     A file is the SHA-256 of what follows it, for what a power cut left of one must not fail a failover.
     """
 
-    def __init__(self, home: Path, digest: str) -> None:
+    def __init__(self, home: Path, digest: str, *, compiled: bool) -> None:
         self._root = home / "pg_ops.replication"
-        self._directory = self._root / digest
+        self._state = self._root / digest
+        self._directory = self._state / ("compiled" if compiled else "plain")
+        self._compiled = compiled
 
     def take(self, cache: Path) -> None:
         """Put what is kept where Ansible looks for what it has packed."""
-        if not (self._directory.is_dir() and own_directory(self._root) and own_directory(self._directory)):
+        if not (self._directory.is_dir() and all(own_directory(path) for path in (self._root, self._state, self._directory))):
             return
         cache.mkdir(exist_ok=True)
         for path in self._directory.iterdir():
@@ -141,15 +149,16 @@ class Kept:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not own_directory(self._root):
             return
+        self._state.mkdir(exist_ok=True, mode=0o700)
         self._directory.mkdir(exist_ok=True, mode=0o700)
         for other in self._root.iterdir():
-            if other != self._directory:
+            if other != self._state:
                 shutil.rmtree(other, ignore_errors=True)
         for path in new:
             self._keep_one(path)
 
     def _keep_one(self, path: Path) -> None:
-        content = with_byte_code(path.read_bytes())
+        content = with_byte_code(path.read_bytes()) if self._compiled else path.read_bytes()
         handle, name = tempfile.mkstemp(dir=self._root, prefix=".new.")
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -160,8 +169,13 @@ class Kept:
             raise
 
 
+def is_near(variables: Mapping[str, Any]) -> bool:
+    """Whether a host with these variables is on the controller's machine."""
+    return variables.get("ansible_connection") in NEAR and variables.get("ansible_lxd_remote", "local") == "local"
+
+
 class CallbackModule(CallbackBase):
-    """Takes before the first play, keeps after the last. Whatever goes wrong, Ansible packs by itself."""
+    """Takes before the first task of a host, keeps after the last play. Whatever goes wrong, Ansible packs by itself."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -170,16 +184,21 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._kept: Optional[Kept] = None
+        self._looked = False
         self._cache = Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
 
-    def v2_playbook_on_start(self, playbook: Any) -> None:
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Take what an earlier run packed from the same sources."""
-        if not self.get_option("keep_packed_modules") or self._cache.is_symlink() or self._kept is not None:
+        if self._looked or host.name in constants.LOCALHOST:
+            return
+        self._looked = True
+        if not self.get_option("keep_packed_modules") or self._cache.is_symlink():
             return
         try:
             # Where Ansible itself takes the collection from; these playbooks may be another copy of it.
             root = Path(next(iter(importlib.import_module(COLLECTION).__path__)))
-            self._kept = Kept(Path(constants.config.get_config_value("ANSIBLE_HOME")), sources_digest(root))
+            home = Path(constants.config.get_config_value("ANSIBLE_HOME"))
+            self._kept = Kept(home, sources_digest(root), compiled=is_near(host.vars))
             self._kept.take(self._cache)
         except (ImportError, OSError) as error:
             self._display.vv("pg_packed_modules: {0}".format(error))

@@ -116,7 +116,7 @@ def test_modules_are_packed_once_and_again_when_what_was_kept_is_broken(cluster:
         return done.output.count("ANSIBALLZ: Creating module")
 
     assert packs() > 0
-    [kept] = (tmp_path / "pg_ops.replication").glob("*/*")
+    [kept] = (tmp_path / "pg_ops.replication").glob("*/compiled/*")
     assert ".pg_node_info-" in kept.name
     assert packs() == 0
     kept.write_bytes(kept.read_bytes()[:-1])

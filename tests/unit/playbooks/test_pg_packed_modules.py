@@ -39,7 +39,7 @@ def packed_in(directory: Path, content: bytes = b"what Ansible packed", name: st
 def taken(loaded: ModuleType, home: Path, digest: str = "these") -> dict[str, bytes]:
     """Return what a new run finds where Ansible looks."""
     cache = home.parent / "taken"
-    loaded.Kept(home, digest).take(cache)
+    loaded.Kept(home, digest, compiled=False).take(cache)
     found = {path.name: path.read_bytes() for path in cache.iterdir()} if cache.exists() else {}
     for name in found:
         (cache / name).unlink()
@@ -50,7 +50,7 @@ def taken(loaded: ModuleType, home: Path, digest: str = "these") -> dict[str, by
 def home(loaded: ModuleType, tmp_path: Path) -> Path:
     """Return an ANSIBLE_HOME in which one module is kept."""
     made = tmp_path / "home"
-    loaded.Kept(made, "these").keep(packed_in(tmp_path / "cache"))
+    loaded.Kept(made, "these", compiled=False).keep(packed_in(tmp_path / "cache"))
     return made
 
 
@@ -63,7 +63,7 @@ def test_of_other_sources_nothing_is_taken(loaded: ModuleType, home: Path) -> No
 
 
 def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, "others").keep(tmp_path / "cache")
+    loaded.Kept(home, "others", compiled=False).keep(tmp_path / "cache")
 
     assert [path.name for path in (home / "pg_ops.replication").iterdir()] == ["others"]
     assert taken(loaded, home, "others") == {PACKED: b"what Ansible packed"}
@@ -80,7 +80,7 @@ def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, hom
 )
 def test_nothing_else_is_kept(loaded: ModuleType, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
-    loaded.Kept(home, "these").keep(packed_in(tmp_path / "cache", name=name))
+    loaded.Kept(home, "these", compiled=False).keep(packed_in(tmp_path / "cache", name=name))
 
     assert not home.exists()
 
@@ -106,6 +106,26 @@ def test_sources_get_byte_code_that_python_takes(loaded: ModuleType, tmp_path: P
     assert str(one.__file__).endswith("one.pyc")
 
 
+def test_with_byte_code_and_without_are_kept_beside_each_other(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    loaded.Kept(home, "these", compiled=True).keep(tmp_path / "cache")
+
+    assert sorted(path.name for path in (home / "pg_ops.replication" / "these").iterdir()) == ["compiled", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "near"),
+    [
+        pytest.param({"ansible_connection": "local"}, True, id="local"),
+        pytest.param({"ansible_connection": "pg_ops.replication.lxd", "ansible_lxd_remote": "local"}, True, id="LXD"),
+        pytest.param({"ansible_connection": "pg_ops.replication.lxd", "ansible_lxd_remote": "elsewhere"}, False, id="LXD elsewhere"),
+        pytest.param({"ansible_connection": "ssh"}, False, id="SSH"),
+        pytest.param({}, False, id="default"),
+    ],
+)
+def test_byte_code_is_for_hosts_on_this_machine(loaded: ModuleType, variables: dict[str, str], near: bool) -> None:
+    assert loaded.is_near(variables) is near
+
+
 def test_all_else_of_what_ansible_packed_stays(loaded: ModuleType) -> None:
     kind = getattr(loaded.module_common, "_CachedModule", None)
     if kind is None:
@@ -128,7 +148,7 @@ def test_what_cannot_be_read_is_kept_as_it_is(loaded: ModuleType, monkeypatch: p
 
 
 def kept_file(home: Path) -> Path:
-    return home / "pg_ops.replication" / "these" / PACKED
+    return home / "pg_ops.replication" / "these" / "plain" / PACKED
 
 
 @pytest.mark.parametrize(
@@ -146,7 +166,7 @@ def test_what_a_power_cut_left_is_not_taken(loaded: ModuleType, home: Path, cont
     assert taken(loaded, home) == {}
 
 
-@pytest.mark.parametrize("which", ["pg_ops.replication", "pg_ops.replication/these"])
+@pytest.mark.parametrize("which", ["pg_ops.replication", "pg_ops.replication/these", "pg_ops.replication/these/plain"])
 def test_what_others_can_write_to_is_not_taken(loaded: ModuleType, home: Path, which: str) -> None:
     (home / which).chmod(0o770)
 
@@ -164,15 +184,15 @@ def test_a_link_that_somebody_laid_is_neither_taken_nor_written_through(loaded: 
     (home / "pg_ops.replication").symlink_to(tmp_path / "elsewhere")
 
     assert taken(loaded, home) == {}
-    loaded.Kept(home, "others").keep(tmp_path / "cache")
+    loaded.Kept(home, "others", compiled=False).keep(tmp_path / "cache")
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["these"]
 
 
 def test_kept_files_are_readable_for_their_owner_only(home: Path) -> None:
     root = home / "pg_ops.replication"
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / "these", kept_file(home))}
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / "these", root / "these" / "plain", kept_file(home))}
 
-    assert modes == {root: 0o700, root / "these": 0o700, kept_file(home): 0o600}
+    assert modes == {root: 0o700, root / "these": 0o700, root / "these" / "plain": 0o700, kept_file(home): 0o600}
 
 
 @pytest.mark.parametrize("name", ["plugins/modules/pg_one.py", "plugins/module_utils/core/two.py"])
@@ -186,3 +206,14 @@ def test_any_source_of_the_collection_makes_another_digest(loaded: ModuleType, t
     (tmp_path / name).write_text("x = 2\n", encoding="utf-8")
 
     assert loaded.sources_digest(tmp_path) != before
+
+
+def test_a_source_of_ansible_core_that_a_user_replaced_makes_another_digest(
+    loaded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.constants, "DEFAULT_MODULE_UTILS_PATH", [str(tmp_path / "absent"), str(tmp_path / "own")])
+    before = loaded.sources_digest(tmp_path / "collection")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "basic.py").write_text("x = 1\n", encoding="utf-8")
+
+    assert loaded.sources_digest(tmp_path / "collection") != before
