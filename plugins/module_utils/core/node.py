@@ -28,9 +28,9 @@ NO_PSYCOPG2 = "Python on this host has no psycopg2"
 PRIMARY = "primary"
 STANDBY = "standby"
 
-# A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. One
-# that died just before is refused once; a repeat goes through.
-SIGN_OF_LIFE_SECONDS = 1.0
+# A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. A playbook
+# needs longer than this from its start to that question: a server that died before it was started is never taken for alive.
+SIGN_OF_LIFE_SECONDS = 0.2
 
 # The major version that a Debian or Ubuntu release installs, by its code name.
 PLATFORM_MAJORS = {

@@ -226,6 +226,14 @@ def test_info_standby_of_a_frozen_primary_hears_nothing_within_the_deadline(pair
     assert time.monotonic() - started < 5
 
 
+def test_info_standby_of_a_primary_that_froze_half_a_second_ago_does_not_take_it_for_alive(pair: Pair) -> None:
+    # No playbook is faster than half a second from its start to this question.
+    pair.primary.sql("CREATE TABLE heard (); DROP TABLE heard")
+    pair.primary.freeze()
+    time.sleep(0.5)
+    assert info(pair.standby)["receiver"]["silent_seconds"] > SIGN_OF_LIFE_SECONDS
+
+
 def test_info_frozen_server_is_unresponsive_within_the_deadline(pair: Pair) -> None:
     pair.primary.freeze()
     started = time.monotonic()

@@ -195,7 +195,7 @@ def test_problems_of_a_healthy_cascade_are_none(primary: str) -> None:
             id="primary out of sight, a standby hears from it",
         ),
         pytest.param(
-            hears(down(cluster(PAIR), "pg1", states.UNREACHABLE), "pg2", silent_seconds=1.0),
+            hears(down(cluster(PAIR), "pg1", states.UNREACHABLE), "pg2", silent_seconds=0.2),
             [("no_primary", "main"), ("unreachable", "pg1")],
             id="primary unreachable and silent",
         ),
