@@ -128,9 +128,9 @@ class _Attempt:
                 self._ask(now)
             elif self._connection.fileno() not in ready:
                 return None
-        elif due:
-            raise DeadlineError("no answer within the deadline")
         elif self._connection.fileno() not in ready:
+            if due:
+                raise DeadlineError("no answer within the deadline")
             return None
         state = self._connection.poll()
         if state == extensions.POLL_OK and not self._rests:

@@ -21,10 +21,12 @@ import io
 import marshal
 import os
 import pickle
+import re
 import shutil
 import stat
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +36,7 @@ import ansible
 from ansible import constants
 from ansible.executor import module_common
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import module_utils_loader
 
 DOCUMENTATION = r"""
 name: pg_packed_modules
@@ -63,6 +66,10 @@ UNREADABLE = (
     AttributeError, EOFError, ImportError, IndexError, SyntaxError, TypeError, ValueError, binascii.Error, pickle.PickleError, zipfile.BadZipFile,
 )
 DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST = re.compile(r"[0-9a-f]{64}")
+# A file that is being written is younger than this.
+LEFT_BEHIND_SECONDS = 3600
+PART = ".new."
 
 
 def _sources(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -74,10 +81,11 @@ def sources_digest(collection: Path) -> str:
     """Return what tells apart all that can be in a packed module: the collection's sources, ansible-core's, and what a user put in place of these."""
     core = Path(ansible.__file__).parent
     found = hashlib.sha256(repr((ansible.__version__, str(core), sys.version, str(collection))).encode())
-    for path in _sources(collection, PARTS):
+    for path in (*_sources(collection, PARTS), *(collection / "meta").glob("runtime.yml")):
         found.update(repr((str(path), path.read_bytes())).encode())
-    replaced = (path for directory in constants.DEFAULT_MODULE_UTILS_PATH for path in _sources(Path(directory), (".",)))
-    for path in (*_sources(core, ("module_utils", "executor")), *replaced):
+    # Where Ansible looks for module_utils: a user's directories, those beside playbooks and in roles, and its own.
+    utilities = (path for directory in module_utils_loader._get_paths(subdirs=False) for path in _sources(Path(directory), (".",)))
+    for path in (*_sources(core, ("executor",)), *utilities):
         known = path.stat()
         found.update(repr((str(path), known.st_size, known.st_mtime_ns)).encode())
     return found.hexdigest()
@@ -98,7 +106,7 @@ def _compiled_beside(packed: bytes) -> bytes:
             both.writestr(known, source)
             if known.filename.endswith(".py"):
                 head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
-                code = marshal.dumps(compile(source, known.filename, "exec", dont_inherit=True))
+                code = marshal.dumps(compile(source, known.filename, "exec", dont_inherit=True, optimize=0))
                 both.writestr(known.filename + "c", head + code, known.compress_type)
     return base64.b64encode(made.getvalue())
 
@@ -115,6 +123,18 @@ def with_byte_code(cached: bytes) -> bytes:
         return cached
 
 
+def write_whole(path: Path, content: bytes, *, aside: Path) -> None:
+    """Write the file, all of it or none, by way of a file in the directory `aside` on the same file system."""
+    handle, name = tempfile.mkstemp(dir=aside, prefix=PART)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 class Kept:
     """The packed modules of one state of all sources, with byte code or without.
 
@@ -128,7 +148,7 @@ class Kept:
         self._compiled = compiled
 
     def take(self, cache: Path) -> None:
-        """Put what is kept where Ansible looks for what it has packed."""
+        """Put what is kept where Ansible looks for what it has packed: whole files only, for it fails on others."""
         if not (self._directory.is_dir() and all(own_directory(path) for path in (self._root, self._state, self._directory))):
             return
         cache.mkdir(exist_ok=True)
@@ -136,7 +156,7 @@ class Kept:
             content = path.read_bytes()
             packed = content[DIGEST_BYTES:]
             if hashlib.sha256(packed).digest() == content[:DIGEST_BYTES]:
-                (cache / path.name).write_bytes(packed)
+                write_whole(cache / path.name, packed, aside=cache)
             else:
                 path.unlink()
 
@@ -151,22 +171,18 @@ class Kept:
             return
         self._state.mkdir(exist_ok=True, mode=0o700)
         self._directory.mkdir(exist_ok=True, mode=0o700)
-        for other in self._root.iterdir():
-            if other != self._state:
-                shutil.rmtree(other, ignore_errors=True)
+        self._forget_others()
         for path in new:
-            self._keep_one(path)
+            content = with_byte_code(path.read_bytes()) if self._compiled else path.read_bytes()
+            write_whole(self._directory / path.name, hashlib.sha256(content).digest() + content, aside=self._root)
 
-    def _keep_one(self, path: Path) -> None:
-        content = with_byte_code(path.read_bytes()) if self._compiled else path.read_bytes()
-        handle, name = tempfile.mkstemp(dir=self._root, prefix=".new.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(hashlib.sha256(content).digest() + content)
-            os.replace(name, self._directory / path.name)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+    def _forget_others(self) -> None:
+        for other in self._root.iterdir():
+            if DIGEST.fullmatch(other.name) and other != self._state:
+                shutil.rmtree(other, ignore_errors=True)
+        for part in self._root.glob(PART + "*"):
+            if part.stat().st_mtime < time.time() - LEFT_BEHIND_SECONDS:
+                part.unlink(missing_ok=True)
 
 
 def is_near(variables: Mapping[str, Any]) -> bool:
@@ -184,6 +200,7 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._kept: Optional[Kept] = None
+        self._root, self._digest = Path(), ""
         self._looked = False
         self._cache = Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
 
@@ -196,18 +213,20 @@ class CallbackModule(CallbackBase):
             return
         try:
             # Where Ansible itself takes the collection from; these playbooks may be another copy of it.
-            root = Path(next(iter(importlib.import_module(COLLECTION).__path__)))
+            self._root = Path(next(iter(importlib.import_module(COLLECTION).__path__)))
+            self._digest = sources_digest(self._root)
             home = Path(constants.config.get_config_value("ANSIBLE_HOME"))
-            self._kept = Kept(home, sources_digest(root), compiled=is_near(host.vars))
+            self._kept = Kept(home, self._digest, compiled=is_near(host.vars))
             self._kept.take(self._cache)
         except (ImportError, OSError) as error:
             self._display.vv("pg_packed_modules: {0}".format(error))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Keep what this run packed."""
+        """Keep what this run packed, unless a source was changed since it began: some was packed before that, some behind it."""
         if self._kept is None:
             return
         try:
-            self._kept.keep(self._cache)
+            if sources_digest(self._root) == self._digest:
+                self._kept.keep(self._cache)
         except OSError as error:
             self._display.vv("pg_packed_modules: {0}".format(error))

@@ -10,14 +10,19 @@ import importlib.util
 import io
 import os
 import pickle
+import resource
+import signal
 import stat
+import time
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 PATH = Path(__file__).resolve().parents[3] / "playbooks" / "callback_plugins" / "pg_packed_modules.py"
+SOURCES = ("plugins/modules/pg_one.py", "plugins/module_utils/core/two.py", "meta/runtime.yml")
+THESE, OTHERS = "1" * 64, "2" * 64
 PACKED = "ansible_collections.pg_ops.replication.plugins.modules.pg_promote-ZIP_DEFLATED-none"
 
 
@@ -36,7 +41,7 @@ def packed_in(directory: Path, content: bytes = b"what Ansible packed", name: st
     return directory
 
 
-def taken(loaded: ModuleType, home: Path, digest: str = "these") -> dict[str, bytes]:
+def taken(loaded: ModuleType, home: Path, digest: str = THESE) -> dict[str, bytes]:
     """Return what a new run finds where Ansible looks."""
     cache = home.parent / "taken"
     loaded.Kept(home, digest, compiled=False).take(cache)
@@ -50,7 +55,7 @@ def taken(loaded: ModuleType, home: Path, digest: str = "these") -> dict[str, by
 def home(loaded: ModuleType, tmp_path: Path) -> Path:
     """Return an ANSIBLE_HOME in which one module is kept."""
     made = tmp_path / "home"
-    loaded.Kept(made, "these", compiled=False).keep(packed_in(tmp_path / "cache"))
+    loaded.Kept(made, THESE, compiled=False).keep(packed_in(tmp_path / "cache"))
     return made
 
 
@@ -59,14 +64,41 @@ def test_the_next_run_takes_what_was_kept(loaded: ModuleType, home: Path) -> Non
 
 
 def test_of_other_sources_nothing_is_taken(loaded: ModuleType, home: Path) -> None:
-    assert taken(loaded, home, "others") == {}
+    assert taken(loaded, home, OTHERS) == {}
 
 
 def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, "others", compiled=False).keep(tmp_path / "cache")
+    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
 
-    assert [path.name for path in (home / "pg_ops.replication").iterdir()] == ["others"]
-    assert taken(loaded, home, "others") == {PACKED: b"what Ansible packed"}
+    assert [path.name for path in (home / "pg_ops.replication").iterdir()] == [OTHERS]
+    assert taken(loaded, home, OTHERS) == {PACKED: b"what Ansible packed"}
+
+
+def test_nothing_else_that_lies_there_is_removed_but_what_a_killed_run_left(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    root = home / "pg_ops.replication"
+    (root / "somebody's").mkdir()
+    for name, age_seconds in ((".new.at work", 60), (".new.left", 7200)):
+        (root / name).write_bytes(b"half")
+        os.utime(root / name, times=(time.time() - age_seconds,) * 2)
+
+    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
+
+    assert sorted(path.name for path in root.iterdir()) == [".new.at work", OTHERS, "somebody's"]
+
+
+def test_of_a_file_that_the_disk_has_no_room_for_nothing_is_left(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    loaded.Kept(home, OTHERS, compiled=False).keep(packed_in(tmp_path / "cache", bytes(1 << 20)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            loaded.Kept(home, OTHERS, compiled=False).take(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +112,7 @@ def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, hom
 )
 def test_nothing_else_is_kept(loaded: ModuleType, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
-    loaded.Kept(home, "these", compiled=False).keep(packed_in(tmp_path / "cache", name=name))
+    loaded.Kept(home, THESE, compiled=False).keep(packed_in(tmp_path / "cache", name=name))
 
     assert not home.exists()
 
@@ -107,9 +139,9 @@ def test_sources_get_byte_code_that_python_takes(loaded: ModuleType, tmp_path: P
 
 
 def test_with_byte_code_and_without_are_kept_beside_each_other(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, "these", compiled=True).keep(tmp_path / "cache")
+    loaded.Kept(home, THESE, compiled=True).keep(tmp_path / "cache")
 
-    assert sorted(path.name for path in (home / "pg_ops.replication" / "these").iterdir()) == ["compiled", "plain"]
+    assert sorted(path.name for path in (home / "pg_ops.replication" / THESE).iterdir()) == ["compiled", "plain"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +180,7 @@ def test_what_cannot_be_read_is_kept_as_it_is(loaded: ModuleType, monkeypatch: p
 
 
 def kept_file(home: Path) -> Path:
-    return home / "pg_ops.replication" / "these" / "plain" / PACKED
+    return home / "pg_ops.replication" / THESE / "plain" / PACKED
 
 
 @pytest.mark.parametrize(
@@ -166,7 +198,7 @@ def test_what_a_power_cut_left_is_not_taken(loaded: ModuleType, home: Path, cont
     assert taken(loaded, home) == {}
 
 
-@pytest.mark.parametrize("which", ["pg_ops.replication", "pg_ops.replication/these", "pg_ops.replication/these/plain"])
+@pytest.mark.parametrize("which", ["pg_ops.replication", f"pg_ops.replication/{THESE}", f"pg_ops.replication/{THESE}/plain"])
 def test_what_others_can_write_to_is_not_taken(loaded: ModuleType, home: Path, which: str) -> None:
     (home / which).chmod(0o770)
 
@@ -184,20 +216,20 @@ def test_a_link_that_somebody_laid_is_neither_taken_nor_written_through(loaded: 
     (home / "pg_ops.replication").symlink_to(tmp_path / "elsewhere")
 
     assert taken(loaded, home) == {}
-    loaded.Kept(home, "others", compiled=False).keep(tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["these"]
+    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [THESE]
 
 
 def test_kept_files_are_readable_for_their_owner_only(home: Path) -> None:
     root = home / "pg_ops.replication"
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / "these", root / "these" / "plain", kept_file(home))}
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / THESE, root / THESE / "plain", kept_file(home))}
 
-    assert modes == {root: 0o700, root / "these": 0o700, root / "these" / "plain": 0o700, kept_file(home): 0o600}
+    assert modes == {root: 0o700, root / THESE: 0o700, root / THESE / "plain": 0o700, kept_file(home): 0o600}
 
 
-@pytest.mark.parametrize("name", ["plugins/modules/pg_one.py", "plugins/module_utils/core/two.py"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_any_source_of_the_collection_makes_another_digest(loaded: ModuleType, tmp_path: Path, name: str) -> None:
-    for each in ("plugins/modules/pg_one.py", "plugins/module_utils/core/two.py"):
+    for each in SOURCES:
         (tmp_path / each).parent.mkdir(parents=True)
         (tmp_path / each).write_text("x = 1\n", encoding="utf-8")
     before = loaded.sources_digest(tmp_path)
@@ -211,9 +243,29 @@ def test_any_source_of_the_collection_makes_another_digest(loaded: ModuleType, t
 def test_a_source_of_ansible_core_that_a_user_replaced_makes_another_digest(
     loaded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded.constants, "DEFAULT_MODULE_UTILS_PATH", [str(tmp_path / "absent"), str(tmp_path / "own")])
+    monkeypatch.setattr(loaded.module_utils_loader, "_get_paths", lambda subdirs: [str(tmp_path / "absent"), str(tmp_path / "own")])
     before = loaded.sources_digest(tmp_path / "collection")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "basic.py").write_text("x = 1\n", encoding="utf-8")
 
     assert loaded.sources_digest(tmp_path / "collection") != before
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_in_which_a_source_was_edited_keeps_nothing(loaded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
+    source, home = tmp_path / "collection" / SOURCES[0], tmp_path / "home"
+    source.parent.mkdir(parents=True)
+    source.write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr(loaded.importlib, "import_module", lambda name: SimpleNamespace(__path__=[str(tmp_path / "collection")]))
+    monkeypatch.setattr(loaded.constants.config, "get_config_value", lambda name: str(home))
+    monkeypatch.setattr(loaded.CallbackModule, "get_option", lambda self, name: True)
+    callback = loaded.CallbackModule()
+    callback._cache = tmp_path / "cache"
+
+    callback.v2_runner_on_start(SimpleNamespace(name="pg1", vars={}), None)
+    if edited:
+        source.write_text("x = 2\n", encoding="utf-8")
+    packed_in(callback._cache)
+    callback.v2_playbook_on_stats(None)
+
+    assert home.exists() is not edited
