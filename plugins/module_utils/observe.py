@@ -36,8 +36,11 @@ SYNCHRONOUS = "synchronous_standby_names"
 # How long the server that a standby streams from is waited for: one that hangs takes a connection and says nothing.
 ANSWER_SECONDS = 2.0
 # How libpq shows that a server answered: the server's own words, behind a severity in whatever language and two spaces (too many clients), and what
-# it says itself of the server's encryption (a certificate that has run out). Anything else may be the network: no ground to forbid a failover.
-ANSWERED = re.compile(r":  |SSL error|certificate|support SSL|SSL was required")
+# it says itself of the server's encryption (a certificate that has run out), of a password that was asked for and is in no passfile, and of a server
+# that can make no process for it. Anything else may be the network: no ground to forbid a failover.
+ANSWERED = re.compile(
+    r":  |SSL error|certificate|support SSL|SSL was required|response during SSL|response during GSS|no password supplied|could not fork"
+)
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")
@@ -232,23 +235,39 @@ def _add_files_of_running(server: Server, found: dict[str, Any]) -> None:
 
 
 def _ask_silent_sender(server: Server, found: dict[str, Any]) -> None:
-    """Ask the server that a standby streams from for a sign of life when its last message is not one: an idle primary says nothing for half a minute.
-
-    Whoever answers with an error is alive too, but not another system's server that has the address now.
-    """
+    """Ask the server that a standby streams from for a sign of life when its last message is not one: an idle primary says nothing for half a minute."""
     receiver = found.get("receiver") or {}
     silent = receiver.get("silent_seconds")
     if receiver.get("status") != "streaming" or silent is None or 0 <= silent < SIGN_OF_LIFE_SECONDS:
         return
-    account = server.account()
+    asked = time.monotonic()
+    if _sender_answers(server, found) or _heard_since(server, asked):
+        receiver["silent_seconds"] = 0.0
+
+
+def _sender_answers(server: Server, found: dict[str, Any]) -> bool:
+    """Whether the server that a standby streams from answers a new connection.
+
+    Whoever answers with an error is alive too, but not another system's server that has the address now.
+    """
+    account, receiver = server.account(), found["receiver"]
     parameters = server.peer(receiver["sender_host"], receiver["sender_port"], found["upstream"].get("user", ""))
     try:
         with sql.connect(parameters, timeout_seconds=ANSWER_SECONDS, replication=True, as_uid=account.pw_uid if account else None) as session:
-            alive = session.row("IDENTIFY_SYSTEM")["systemid"] == found["system_identifier"]
+            return bool(session.row("IDENTIFY_SYSTEM")["systemid"] == found["system_identifier"])
     except sql.SqlError as error:
-        alive = bool(ANSWERED.search(str(error.__cause__)))  # libpq's own words, with all spaces
-    if alive:
-        receiver["silent_seconds"] = 0.0
+        return bool(ANSWERED.search(str(error.__cause__)))  # libpq's own words, with all spaces
+
+
+def _heard_since(server: Server, asked: float) -> bool:
+    """Whether a message came to the receiver since `asked` (time.monotonic): a server that takes nobody new may go on sending to those it has."""
+    try:
+        with server.connect() as session:
+            receiver = session.row(RECEIVER)
+    except sql.SqlError:
+        return False
+    silent = receiver.get("silent_seconds")
+    return receiver.get("status") == "streaming" and silent is not None and 0 <= silent < time.monotonic() - asked
 
 
 def our_files(server: Server) -> list[Path]:

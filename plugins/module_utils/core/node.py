@@ -29,7 +29,8 @@ PRIMARY = "primary"
 STANDBY = "standby"
 
 # A message younger than this when the standby is asked is a sign of life; where the last one is older, the standby asks the server itself. A playbook
-# needs longer than this from its start to that question: a server that died before it was started is never taken for alive.
+# needs longer than this from its start to that question: a server that died before is refused only by a standby that is behind with reading what
+# it was sent, and then once; a repeat goes through.
 SIGN_OF_LIFE_SECONDS = 0.2
 
 # The major version that a Debian or Ubuntu release installs, by its code name.
@@ -72,7 +73,7 @@ class Member:
 class Receiver:
     """The WAL receiver of a standby (pg_stat_wal_receiver).
 
-    `silent_seconds` is how long ago the last message came from the sender, 0 where that was long ago and it answered when it was asked.
+    `silent_seconds` is how long ago the last message came from the sender, 0 where that was long ago and it answered, or sent, when it was asked.
     """
 
     status: str = ""

@@ -56,7 +56,8 @@ def _capacity_blockers(topology: Topology, target: Node) -> list[Blocker]:
     # What the other nodes use there now, cascaded ones do, is among what they need.
     names = {other.member.application_name for other in topology.nodes}
     slots = {other.member.slot_name for other in topology.nodes}
-    senders_used = len([sender for sender in target.senders if sender.application_name not in names])
+    # One in "startup" is about to end, or a question like those that standbys ask while all hosts are observed.
+    senders_used = len([sender for sender in target.senders if sender.application_name not in names and sender.state != "startup"])
     slots_used = len([slot for slot in target.slots if slot.name not in slots])
     for name, foreign in (("max_wal_senders", senders_used), ("max_replication_slots", slots_used)):
         if not target.settings.get(name):

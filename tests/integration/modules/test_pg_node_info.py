@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -198,9 +200,9 @@ def test_info_crashed_standby(pair: Pair) -> None:
 
 
 def wait_for_silence(pair: Pair) -> None:
-    """Wait until the standby's last message from its idle primary is no sign of life any more."""
+    """Wait until the standby's last message from its idle primary is no sign of life any more, and no other is under way."""
     age = "SELECT extract(epoch FROM clock_timestamp() - last_msg_receipt_time) FROM pg_stat_wal_receiver"
-    wait_for(lambda: pair.standby.sql(age) > SIGN_OF_LIFE_SECONDS + 0.2, "the primary to say nothing")
+    wait_for(lambda: pair.standby.sql(age) > SIGN_OF_LIFE_SECONDS + 1, "the primary to say nothing")
 
 
 def test_info_standby_of_an_idle_primary_asks_it_for_a_sign_of_life(pair: Pair) -> None:
@@ -210,6 +212,11 @@ def test_info_standby_of_an_idle_primary_asks_it_for_a_sign_of_life(pair: Pair) 
     (pair.standby.state / "tls").mkdir()
     (pair.standby.state / "tls" / "ca.crt").write_text("none\n")
     assert 0 <= info(pair.standby, peer_ssl_mode="require")["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+    # One that asks for a password which we do not have.
+    passfile = pair.standby.state / "passfile"
+    passfile.rename(passfile.with_suffix(".aside"))
+    assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+    passfile.with_suffix(".aside").rename(passfile)
     pair.primary.append_conf("max_wal_senders = 1")
     pair.primary.stop()
     pair.primary.start()
@@ -232,6 +239,31 @@ def test_info_standby_of_a_primary_that_froze_half_a_second_ago_does_not_take_it
     pair.primary.freeze()
     time.sleep(0.5)
     assert info(pair.standby)["receiver"]["silent_seconds"] > SIGN_OF_LIFE_SECONDS
+
+
+def test_info_standby_of_a_primary_that_takes_nobody_new_hears_what_it_sends(pair: Pair) -> None:
+    over = threading.Event()
+
+    def commit_now_and_then(session: Any) -> None:
+        while not over.wait(0.6):
+            session.cursor().execute("CREATE TABLE heard (); DROP TABLE heard")
+
+    with contextlib.closing(pair.primary.connect()) as session:
+        session.autocommit = True
+        os.kill(pair.primary.pid(), signal.SIGSTOP)
+        writer = threading.Thread(target=commit_now_and_then, args=(session,))
+        writer.start()
+        try:
+            ages: list[float] = []
+            while 0 not in ages and len(ages) < 50:  # 0 is what it says when the question was needed
+                ages.append(info(pair.standby)["receiver"]["silent_seconds"])
+                time.sleep(0.05)
+        finally:
+            over.set()
+            writer.join()
+            os.kill(pair.primary.pid(), signal.SIGCONT)
+    assert 0 in ages
+    assert [age for age in ages if not 0 <= age < SIGN_OF_LIFE_SECONDS] == []
 
 
 def test_info_frozen_server_is_unresponsive_within_the_deadline(pair: Pair) -> None:

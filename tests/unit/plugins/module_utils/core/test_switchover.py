@@ -87,6 +87,7 @@ TARGET = [
         {"settings": {"max_wal_senders": "2"}, "senders": (sender_of("pg3"),)}, [], id="a member that streams from it already counts once"
     ),
     pytest.param({"settings": {"max_wal_senders": "2"}, "senders": (sender_of("pg_receivewal"),)}, ["too_few_wal_senders"], id="a stranger's sender"),
+    pytest.param({"settings": {"max_wal_senders": "2"}, "senders": (sender_of("pg_ops", state="startup"),)}, [], id="a standby's question"),
     pytest.param({"settings": {"max_replication_slots": "2"}, "slots": (Slot("pg1"), Slot("pg3"))}, [], id="members' slots are there"),
     pytest.param({"settings": {"max_replication_slots": "2"}, "slots": (Slot("x"),)}, ["too_few_replication_slots"], id="a stranger's slot"),
     pytest.param({"timeline": 0}, [], id="timeline not known"),
