@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -64,11 +65,14 @@ PARTS = ("plugins/modules", "plugins/module_utils")
 # What pickle, base64, zipfile and compile say to what they cannot read.
 UNREADABLE = (
     AttributeError, EOFError, ImportError, IndexError, SyntaxError, TypeError, ValueError, binascii.Error, pickle.PickleError, zipfile.BadZipFile,
+    zlib.error,
 )
 DIGEST_BYTES = hashlib.sha256().digest_size
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # A file that is being written is younger than this.
 LEFT_BEHIND_SECONDS = 3600
+# Other collections, virtual environments and checkouts of one account, each with what it packed.
+OTHER_STATES = 4
 PART = ".new."
 
 
@@ -104,7 +108,7 @@ def _compiled_beside(packed: bytes) -> bytes:
         for known in plain.infolist():
             source = plain.read(known)
             both.writestr(known, source)
-            if known.filename.endswith(".py"):
+            if known.filename.endswith(".py") and known.filename + "c" not in plain.namelist():
                 head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
                 code = marshal.dumps(compile(source, known.filename, "exec", dont_inherit=True, optimize=0))
                 both.writestr(known.filename + "c", head + code, known.compress_type)
@@ -121,6 +125,14 @@ def with_byte_code(cached: bytes) -> bytes:
         return pickle.dumps(dataclasses.replace(found, zip_data=_compiled_beside(found.zip_data)))
     except UNREADABLE:
         return cached
+
+
+def _changed(path: Path) -> float:
+    """Return when a file or directory changed, in seconds since 1970; now where it has gone meanwhile, for other runs tidy up too."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def write_whole(path: Path, content: bytes, *, aside: Path) -> None:
@@ -152,6 +164,7 @@ class Kept:
         if not (self._directory.is_dir() and all(own_directory(path) for path in (self._root, self._state, self._directory))):
             return
         cache.mkdir(exist_ok=True)
+        os.utime(self._state)  # it is in use
         for path in self._directory.iterdir():
             content = path.read_bytes()
             packed = content[DIGEST_BYTES:]
@@ -160,12 +173,13 @@ class Kept:
             else:
                 path.unlink()
 
-    def keep(self, cache: Path) -> None:
-        """Keep what this run has packed, and forget what was packed from other sources."""
+    def new_in(self, cache: Path) -> list[Path]:
+        """Return what this run has packed itself."""
         packed = [path for path in cache.glob(COLLECTION + ".*") if path.suffix != ".lock" and not path.name.endswith("-part")]
-        new = [path for path in packed if not (self._directory / path.name).exists()]
-        if not new:
-            return
+        return [path for path in packed if not (self._directory / path.name).exists()]
+
+    def keep(self, new: list[Path]) -> None:
+        """Keep this for the next run, and forget what was packed from other sources long ago."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not own_directory(self._root):
             return
@@ -177,11 +191,11 @@ class Kept:
             write_whole(self._directory / path.name, hashlib.sha256(content).digest() + content, aside=self._root)
 
     def _forget_others(self) -> None:
-        for other in self._root.iterdir():
-            if DIGEST.fullmatch(other.name) and other != self._state:
-                shutil.rmtree(other, ignore_errors=True)
+        others = [path for path in self._root.iterdir() if DIGEST.fullmatch(path.name) and path != self._state]
+        for other in sorted(others, key=_changed, reverse=True)[OTHER_STATES:]:
+            shutil.rmtree(other, ignore_errors=True)
         for part in self._root.glob(PART + "*"):
-            if part.stat().st_mtime < time.time() - LEFT_BEHIND_SECONDS:
+            if _changed(part) < time.time() - LEFT_BEHIND_SECONDS:
                 part.unlink(missing_ok=True)
 
 
@@ -226,7 +240,8 @@ class CallbackModule(CallbackBase):
         if self._kept is None:
             return
         try:
-            if sources_digest(self._root) == self._digest:
-                self._kept.keep(self._cache)
+            new = self._kept.new_in(self._cache)
+            if new and sources_digest(self._root) == self._digest:
+                self._kept.keep(new)
         except OSError as error:
             self._display.vv("pg_packed_modules: {0}".format(error))

@@ -17,6 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,13 @@ def loaded() -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def keep(kept: Any, cache: Path) -> None:
+    """Keep what a run left where Ansible puts what it has packed."""
+    new = kept.new_in(cache)
+    if new:
+        kept.keep(new)
 
 
 def packed_in(directory: Path, content: bytes = b"what Ansible packed", name: str = PACKED) -> Path:
@@ -55,7 +63,7 @@ def taken(loaded: ModuleType, home: Path, digest: str = THESE) -> dict[str, byte
 def home(loaded: ModuleType, tmp_path: Path) -> Path:
     """Return an ANSIBLE_HOME in which one module is kept."""
     made = tmp_path / "home"
-    loaded.Kept(made, THESE, compiled=False).keep(packed_in(tmp_path / "cache"))
+    keep(loaded.Kept(made, THESE, compiled=False), packed_in(tmp_path / "cache"))
     return made
 
 
@@ -67,11 +75,25 @@ def test_of_other_sources_nothing_is_taken(loaded: ModuleType, home: Path) -> No
     assert taken(loaded, home, OTHERS) == {}
 
 
-def test_what_was_packed_from_other_sources_is_forgotten(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
+def test_what_was_packed_from_four_other_sources_stays_and_what_was_used_longest_ago_goes(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
+    root, digests = home / "pg_ops.replication", [digit * 64 for digit in "23456"]
+    for age_seconds, digest in enumerate([THESE, *digests[:4]]):
+        keep(loaded.Kept(home, digest, compiled=False), tmp_path / "cache")
+        os.utime(root / digest, times=(time.time() - 3600 + age_seconds,) * 2)
+    assert taken(loaded, home) == {PACKED: b"what Ansible packed"}  # what is taken is in use
 
-    assert [path.name for path in (home / "pg_ops.replication").iterdir()] == [OTHERS]
-    assert taken(loaded, home, OTHERS) == {PACKED: b"what Ansible packed"}
+    keep(loaded.Kept(home, digests[4], compiled=False), tmp_path / "cache")
+
+    assert sorted(path.name for path in root.iterdir()) == [THESE, *digests[1:]]
+    assert taken(loaded, home, digests[4]) == {PACKED: b"what Ansible packed"}
+
+
+def test_what_has_byte_code_gets_no_other(loaded: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded.module_common, "_CachedModule", None, raising=False)
+    once = loaded.with_byte_code(zipped({"one.py": "x = 1\n"}))
+
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(loaded.with_byte_code(once)))) as packed:
+        assert packed.namelist() == ["one.py", "one.pyc"]
 
 
 def test_nothing_else_that_lies_there_is_removed_but_what_a_killed_run_left(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
@@ -81,13 +103,13 @@ def test_nothing_else_that_lies_there_is_removed_but_what_a_killed_run_left(load
         (root / name).write_bytes(b"half")
         os.utime(root / name, times=(time.time() - age_seconds,) * 2)
 
-    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
+    keep(loaded.Kept(home, OTHERS, compiled=False), tmp_path / "cache")
 
-    assert sorted(path.name for path in root.iterdir()) == [".new.at work", OTHERS, "somebody's"]
+    assert sorted(path.name for path in root.iterdir()) == [".new.at work", THESE, OTHERS, "somebody's"]
 
 
 def test_of_a_file_that_the_disk_has_no_room_for_nothing_is_left(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, OTHERS, compiled=False).keep(packed_in(tmp_path / "cache", bytes(1 << 20)))
+    keep(loaded.Kept(home, OTHERS, compiled=False), packed_in(tmp_path / "cache", bytes(1 << 20)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
@@ -112,7 +134,7 @@ def test_of_a_file_that_the_disk_has_no_room_for_nothing_is_left(loaded: ModuleT
 )
 def test_nothing_else_is_kept(loaded: ModuleType, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
-    loaded.Kept(home, THESE, compiled=False).keep(packed_in(tmp_path / "cache", name=name))
+    keep(loaded.Kept(home, THESE, compiled=False), packed_in(tmp_path / "cache", name=name))
 
     assert not home.exists()
 
@@ -139,7 +161,7 @@ def test_sources_get_byte_code_that_python_takes(loaded: ModuleType, tmp_path: P
 
 
 def test_with_byte_code_and_without_are_kept_beside_each_other(loaded: ModuleType, home: Path, tmp_path: Path) -> None:
-    loaded.Kept(home, THESE, compiled=True).keep(tmp_path / "cache")
+    keep(loaded.Kept(home, THESE, compiled=True), tmp_path / "cache")
 
     assert sorted(path.name for path in (home / "pg_ops.replication" / THESE).iterdir()) == ["compiled", "plain"]
 
@@ -216,7 +238,7 @@ def test_a_link_that_somebody_laid_is_neither_taken_nor_written_through(loaded: 
     (home / "pg_ops.replication").symlink_to(tmp_path / "elsewhere")
 
     assert taken(loaded, home) == {}
-    loaded.Kept(home, OTHERS, compiled=False).keep(tmp_path / "cache")
+    keep(loaded.Kept(home, OTHERS, compiled=False), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [THESE]
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import ANSWERED
 
 FAILED = 'connection to server at "192.0.2.1", port 5432 failed: '
