@@ -217,6 +217,7 @@ def test_settle_primary_has_consumers_wait_for_its_standbys(copying: Pair) -> No
     assert "synchronized_standby_slots" not in (primary.data / "postgresql.auto.conf").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_settle_demoted_primary_drops_its_failover_slots_and_copies_the_new_primarys(copying: Pair) -> None:
     old, new = copying.primary, copying.standby
     for name, failover in (("goes_along", True), ("somebodys", False)):

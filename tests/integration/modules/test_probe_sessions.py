@@ -14,6 +14,8 @@ from real_servers import TESTER_PASSWORD, Node, Pair, wait_for
 
 from benchmarks import connect
 
+pytestmark = pytest.mark.thorough
+
 
 def endpoints(pair: Pair) -> tuple[connect.Endpoint, ...]:
     ports = f"{pair.primary.port},{pair.standby.port}"
