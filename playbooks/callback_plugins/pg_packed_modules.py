@@ -25,7 +25,6 @@ import re
 import shutil
 import stat
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
@@ -38,6 +37,7 @@ from ansible import constants
 from ansible.executor import module_common
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import module_utils_loader
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.whole_file import PREFIX, write_whole
 
 DOCUMENTATION = r"""
 name: pg_packed_modules
@@ -73,7 +73,6 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 LEFT_BEHIND_SECONDS = 3600
 # Other collections, virtual environments and checkouts of one account, each with what it packed.
 OTHER_STATES = 4
-PART = ".new."
 
 
 def _sources(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -135,18 +134,6 @@ def _changed(path: Path) -> float:
         return time.time()
 
 
-def write_whole(path: Path, content: bytes, *, aside: Path) -> None:
-    """Write the file, all of it or none, by way of a file in the directory `aside` on the same file system."""
-    handle, name = tempfile.mkstemp(dir=aside, prefix=PART)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 class Kept:
     """The packed modules of one state of all sources, with byte code or without.
 
@@ -169,7 +156,7 @@ class Kept:
             content = path.read_bytes()
             packed = content[DIGEST_BYTES:]
             if hashlib.sha256(packed).digest() == content[:DIGEST_BYTES]:
-                write_whole(cache / path.name, packed, aside=cache)
+                write_whole(str(cache / path.name), packed)
             else:
                 path.unlink()
 
@@ -188,13 +175,13 @@ class Kept:
         self._forget_others()
         for path in new:
             content = with_byte_code(path.read_bytes()) if self._compiled else path.read_bytes()
-            write_whole(self._directory / path.name, hashlib.sha256(content).digest() + content, aside=self._root)
+            write_whole(str(self._directory / path.name), hashlib.sha256(content).digest() + content, aside=str(self._root))
 
     def _forget_others(self) -> None:
         others = [path for path in self._root.iterdir() if DIGEST.fullmatch(path.name) and path != self._state]
         for other in sorted(others, key=_changed, reverse=True)[OTHER_STATES:]:
             shutil.rmtree(other, ignore_errors=True)
-        for part in self._root.glob(PART + "*"):
+        for part in self._root.glob(PREFIX + "*"):
             if _changed(part) < time.time() - LEFT_BEHIND_SECONDS:
                 part.unlink(missing_ok=True)
 

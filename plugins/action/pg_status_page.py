@@ -15,7 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.plugin_utils.hostvars_topology import GROUP, observed_topology
-from ansible_collections.pg_ops.replication.plugins.plugin_utils.status_page import render_page, write_whole
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.status_page import render_page, write_page
 
 
 def clusters_of_run(task_vars: Mapping[str, Any], observed: str) -> list[Topology]:
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
         page = render_page(template, clusters_of_run(task_vars, options["observed"]), observed_at=now)
         if not self._task.check_mode:
             try:
-                write_whole(path, page)
+                write_page(path, page)
             except OSError as error:
                 message = "Cannot write {0}: {1}. Name another file in pg_status_html.".format(path, error.strerror)
                 raise AnsibleActionFail(message) from None  # Ansible would append the cause, which says the same

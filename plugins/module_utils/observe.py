@@ -38,9 +38,7 @@ ANSWER_SECONDS = 2.0
 # How libpq shows that a server answered: the server's own words, behind a severity in whatever language and two spaces (too many clients), and what
 # it says itself of the server's encryption (a certificate that has run out), of a password that was asked for and is in no passfile, and of a server
 # that can make no process for it. Anything else may be the network: no ground to forbid a failover.
-ANSWERED = re.compile(
-    r":  |SSL error|certificate|support SSL|SSL was required|response during SSL|response during GSS|no password supplied|could not fork"
-)
+ANSWERED = re.compile(r":  |SSL error|certificate|support SSL|SSL was required|error response during|no password supplied|could not fork")
 
 # What SQLSTATE 57P03 says in words; psycopg2 does not hand on the state of a connection that was refused.
 CANNOT_CONNECT_NOW = ("starting up", "not yet accepting connections", "not accepting connections", "shutting down", "in recovery mode")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.status imp
 )
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology_picture import BOX_HEIGHT, BOX_WIDTH, picture
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.whole_file import write_whole
 from jinja2 import Environment, StrictUndefined
 
 MARKS = {HEALTHY: "\u2713", DEGRADED: "!", NO_SINGLE_PRIMARY: "\u2715"}
@@ -50,15 +50,6 @@ def render_page(template: str, topologies: Sequence[Topology], *, observed_at: s
     return page
 
 
-def write_whole(path: str, content: str) -> None:
-    """Put the content at path in one step, so that a reader sees the old page or the new one. Raises OSError."""
-    path = os.path.realpath(path)
-    descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".new", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), MODE)
-        os.replace(draft, path)
-    except OSError:
-        os.unlink(draft)
-        raise
+def write_page(path: str, page: str) -> None:
+    """Put the page at path, behind a link too, in one step and readable for everybody. Raises OSError."""
+    write_whole(os.path.realpath(path), page.encode("utf-8", errors="replace"), mode=MODE)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
-from real_servers import Node, Pair, digest, end_processes, hand_on, make_standby, running, start_module, wait_for
+from real_servers import Node, Pair, as_account, digest, end_processes, hand_on, make_standby, running, start_module, wait_for
 
 
 def info(node: Node, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
@@ -217,6 +217,11 @@ def test_info_standby_of_an_idle_primary_asks_it_for_a_sign_of_life(pair: Pair) 
     passfile.rename(passfile.with_suffix(".aside"))
     assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
     passfile.with_suffix(".aside").rename(passfile)
+    # One that has no process left for us.
+    as_account(["prlimit", "--pid", str(pair.primary.pid()), "--nproc=1:"])
+    assert 0 <= info(pair.standby)["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+    assert 0 <= info(pair.standby, peer_ssl_mode="require")["receiver"]["silent_seconds"] < SIGN_OF_LIFE_SECONDS
+    assert "could not fork" in pair.primary.log.read_text(encoding="utf-8")
     pair.primary.append_conf("max_wal_senders = 1")
     pair.primary.stop()
     pair.primary.start()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: pg_ops.replication contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What libpq says of a server that was asked for a sign of life; the texts were seen with libpq 15 and 17."""
+"""What libpq says of a server that was asked for a sign of life: its own words, and those of a server behind them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILED = 'connection to server at "192.0.2.1", port 5432 failed: '
     "said",
     [
         pytest.param("FATAL:  sorry, too many clients already", id="no connection left"),
-        pytest.param("FATAL:  Passwort-Authentifizierung fehlgeschlagen", id="in another language"),
+        pytest.param("FATAL:  tut mir leid, schon zu viele Verbindungen", id="in another language"),
         pytest.param("fe_sendauth: no password supplied", id="wants a password"),
         pytest.param("could not fork new process for connection: Resource temporarily unavailable", id="no process left"),
         pytest.param("server sent an error response during SSL exchange", id="no process left for TLS"),

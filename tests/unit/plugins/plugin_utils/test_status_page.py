@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils.core import node as states
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, Receiver
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
-from ansible_collections.pg_ops.replication.plugins.plugin_utils.status_page import render_page, write_whole
+from ansible_collections.pg_ops.replication.plugins.plugin_utils.status_page import render_page, write_page
 from ansible_collections.pg_ops.replication.tests.unit.plugins.module_utils.core.builders import change, cluster, down
 
 CHECKOUT = Path(__file__).resolve().parents[4]
@@ -116,14 +116,14 @@ def test_arrows_and_nodes_have_the_classes_of_their_state() -> None:
     assert sorted(str(each.get("class")) for each in root.findall(".//svg/g")) == ["broken", "down", "rival", "rival"]
 
 
-def test_write_whole_replaces_a_file_and_lets_everybody_read_it(tmp_path: Path) -> None:
+def test_write_page_replaces_a_file_and_lets_everybody_read_it(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("old", encoding="utf-8")
     path.chmod(0o600)
     before = os.umask(0o077)
     try:
         with path.open(encoding="utf-8") as reader:
-            write_whole(str(path), "new \u00c4")
+            write_page(str(path), "new \u00c4")
             assert reader.read() == "old"
     finally:
         os.umask(before)
@@ -132,17 +132,17 @@ def test_write_whole_replaces_a_file_and_lets_everybody_read_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_whole_follows_a_link(tmp_path: Path) -> None:
+def test_write_page_follows_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("page.html")
-    write_whole(str(tmp_path / "link"), "new")
+    write_page(str(tmp_path / "link"), "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "new"
 
 
-def test_write_whole_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_write_page_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError):
-        write_whole(str(tmp_path / "taken"), "new")
+        write_page(str(tmp_path / "taken"), "new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     with pytest.raises(OSError):
-        write_whole(str(tmp_path / "missing" / "page.html"), "new")
+        write_page(str(tmp_path / "missing" / "page.html"), "new")
