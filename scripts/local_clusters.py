@@ -43,6 +43,8 @@ OLDEST_MAJOR = 13
 # sockaddr_un holds 107 bytes and a NUL; the server appends /.s.PGSQL.<port>.
 LONGEST_SOCKET_DIRECTORY = 107 - len("/.s.PGSQL.65535")
 STOP_TIMEOUT_SECONDS = 60
+# How long processes may still be ending when the servers have stopped.
+ENDED_SECONDS = 5
 
 
 class LocalError(Exception):
@@ -462,16 +464,23 @@ def remove_account() -> None:
     account = existing_account()
     if account is None or account.pw_gecos != ACCOUNT_COMMENT:
         return
-    if any(owner_of(Path(path)) == account.pw_uid for path in glob.glob("/proc/[0-9]*")):
-        say(f"keeping the account {ACCOUNT}: processes still run under it")
-        return
     if claimed_elsewhere():
+        return
+    deadline = time.monotonic() + ENDED_SECONDS
+    while (needed := has_processes(account)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if needed:
+        say(f"keeping the account {ACCOUNT}: processes still run under it")
         return
     run(["userdel", ACCOUNT])
     shutil.rmtree(ACCOUNT_BASE / "home", ignore_errors=True)
     shutil.rmtree(CLAIMS, ignore_errors=True)
     remove_if_empty(ACCOUNT_BASE)
     say(f"removed the system account {ACCOUNT}")
+
+
+def has_processes(account: pwd.struct_passwd) -> bool:
+    return any(owner_of(Path(path)) == account.pw_uid for path in glob.glob("/proc/[0-9]*"))
 
 
 def owner_of(path: Path) -> int | None:

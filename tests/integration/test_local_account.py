@@ -8,6 +8,7 @@ import os
 import pwd
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,11 +42,37 @@ def test_the_account_is_made_once_however_many_ask_for_it(tmp_path: Path) -> Non
     assert {int(answer[0]) for answer in answers} == {pwd.getpwnam(ACCOUNT).pw_uid}, answers
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
-def test_the_account_stays_while_clusters_elsewhere_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, state, other = tmp_path / "base", tmp_path / "state", tmp_path / "other"
-    for name, value in (("ACCOUNT", ACCOUNT), ("ACCOUNT_BASE", base), ("CLAIMS", base / "states")):
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of an account of the test's own."""
+    made = tmp_path / "base"
+    for name, value in (("ACCOUNT", ACCOUNT), ("ACCOUNT_BASE", made), ("CLAIMS", made / "states")):
         monkeypatch.setattr(local_clusters, name, value)
+    return made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
+@pytest.mark.parametrize(("seconds", "kept"), [(1, False), (60, True)])
+def test_the_account_goes_when_its_last_process_has_ended(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, kept: bool
+) -> None:
+    monkeypatch.setattr(local_clusters, "ENDED_SECONDS", 3)
+    gone = tmp_path / "gone"
+    local_clusters.ensure_account(gone)
+    with subprocess.Popen(["sleep", str(seconds)], cwd="/", user=pwd.getpwnam(ACCOUNT).pw_uid) as process:
+        waiting = threading.Thread(target=process.wait)  # it is there until its parent has taken note of the end
+        waiting.start()
+        local_clusters.clean(gone)
+        found = local_clusters.existing_account()
+        process.kill()
+        waiting.join()
+    assert (found is not None) is kept
+    assert base.exists() is kept
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
+def test_the_account_stays_while_clusters_elsewhere_need_it(base: Path, tmp_path: Path) -> None:
+    state, other = tmp_path / "state", tmp_path / "other"
     state.mkdir()
     local_clusters.ensure_account(state)
     local_clusters.clean(other)
