@@ -20,7 +20,15 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.observe import 
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import read_state
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotError, SlotPlan, SlotWish, apply_slots, plan_slots, read_slots
-from ansible_collections.pg_ops.replication.plugins.module_utils.standby import SYNCHRONIZED, Peer, is_pointed_at, point_at, refused_login, wait_until_replayed
+from ansible_collections.pg_ops.replication.plugins.module_utils.standby import (
+    SYNCHRONIZED,
+    Peer,
+    Waker,
+    is_pointed_at,
+    point_at,
+    refused_login,
+    wait_until_replayed,
+)
 
 # A WAL receiver that its upstream refuses ends after one round trip, and the next one comes after wal_retrieve_retry_interval.
 STEADY_SECONDS = 1.0
@@ -240,7 +248,9 @@ def _await_downstreams(session: sql.Session, place: Place, deadline: float) -> N
         time.sleep(0.05)
 
 
-def _await_upstream(session: sql.Session, place: Place, upstream: Peer, *, steady_seconds: float, deadline: float) -> None:
+def _await_upstream(
+    server: Server, session: sql.Session, place: Place, upstream: Peer, *, steady_seconds: float, deadline: float
+) -> None:
     """Wait until the WAL receiver has had the upstream and the slot that it should for `steady_seconds`. Raises ServerError.
 
     After a reload the old receiver streams on for a moment. A new one says `streaming` before the upstream has agreed, and ends when
@@ -249,8 +259,10 @@ def _await_upstream(session: sql.Session, place: Place, upstream: Peer, *, stead
     wanted = (upstream.address, upstream.port, place.slot_name)
     asked = "SELECT coalesce(sender_host, ''), coalesce(sender_port, 0), coalesce(slot_name, ''), pid FROM pg_stat_wal_receiver"
     pid, since = 0, time.monotonic()
+    waker = Waker(server)
     while True:
         found = session.rows(asked)
+        waker.saw(bool(found))
         right = bool(found) and found[0][:3] == wanted
         now = time.monotonic()
         if not right or found[0][3] != pid:
@@ -328,7 +340,7 @@ def settle(server: Server, place: Place, plan: PlacePlan, *, check_mode: bool) -
             # A mark that is replayed came from there; without one only time tells.
             steady = STEADY_SECONDS if (plan.point or plan.unread) and not place.mark_lsn else 0.0
             with _login_problem_named(server, place.upstream):
-                _await_upstream(session, place, place.upstream, steady_seconds=steady, deadline=deadline)
+                _await_upstream(server, session, place, place.upstream, steady_seconds=steady, deadline=deadline)
                 wait_until_replayed(server, mark_lsn=place.mark_lsn, timeline=place.timeline, timeout_seconds=place.timeout_seconds)
             server.remove_note("fenced")  # of a pg_rejoin that died behind its last step
         apply_slots(session, SlotPlan(drop=plan.orphans))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.server import P
 
 # For programs that read from a peer for hours: one that died without a word ends them after a minute, where the system's default is two hours.
 SIGNS_OF_LIFE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000"}
+
+# How long a standby is without a WAL receiver before its postmaster is woken, at first and at the most (seconds).
+WAKE_SECONDS, WAKE_AT_MOST_SECONDS = 0.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,32 @@ def timeline_history(session: sql.Session, timeline: int) -> str:
     return bytes(content).decode("utf-8") if not isinstance(content, str) else content
 
 
+class Waker:
+    """Wakes a postmaster that sleeps over the wish for a WAL receiver.
+
+    Up to PostgreSQL 15 a wish that comes while the old receiver is about to end is kept until the postmaster wakes, and what could have
+    woken it may come a moment too early: it sleeps for up to a minute then, and the startup process wishes anew after 15 s only
+    (WALRCV_STARTUP_TIMEOUT and wal_retrieve_retry_interval). Seen with 15 in 7 of 8500 reloads that changed the slot. Every new connection
+    wakes it, and whoever waits in one session makes none.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._rest()
+
+    def _rest(self) -> None:
+        self._since, self._patience = time.monotonic(), WAKE_SECONDS
+
+    def saw(self, receiver: bool) -> None:
+        """Take note of whether there is a receiver, and wake the postmaster when there was none for long; raises nothing."""
+        if receiver:
+            self._rest()
+        elif time.monotonic() - self._since >= self._patience:
+            with contextlib.suppress(sql.SqlError):
+                self._server.connect().close()
+            self._since, self._patience = time.monotonic(), min(2 * self._patience, WAKE_AT_MOST_SECONDS)
+
+
 def wait_until_replayed(
     server: Server, *, mark_lsn: str, timeline: int, timeout_seconds: float, patience_seconds: float = 0
 ) -> dict[str, Any]:
@@ -169,9 +199,11 @@ def wait_until_replayed(
     mark = parse_lsn(mark_lsn) if mark_lsn else 0
     seen: dict[str, Any] = {}
     session = server.wait_for_sql(timeout_seconds=timeout_seconds)
+    waker = Waker(server)
     with session:
         while True:
             seen = _progress(session)
+            waker.saw(bool(seen["status"]))
             replayed = parse_lsn(seen["replay_lsn"]) if seen["replay_lsn"] else 0
             if seen["held_up"]:
                 return seen

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import itertools
 import json
+import math
 import os
 import pwd
 import shutil
@@ -24,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +319,13 @@ class Node:
     def append_conf(self, text: str) -> None:
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as stream:
             stream.write(text + "\n")
+
+
+def longest_silence(node: Node, begun: int) -> float:
+    """Return the longest time without a new connection (seconds) in a log with log_connections, from byte `begun` on."""
+    lines = node.log.read_bytes()[begun:].decode("utf-8").splitlines()
+    times = [datetime.fromisoformat(line[:23]) for line in lines if "connection received" in line]
+    return max(((later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)), default=math.inf)
 
 
 def as_account(argv: list[str], **more: Any) -> subprocess.CompletedProcess[str]:

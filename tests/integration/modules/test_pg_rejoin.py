@@ -23,6 +23,7 @@ from real_servers import (
     Pair,
     digest,
     end_processes,
+    longest_silence,
     make_standby,
     own,
     passfile_options,
@@ -147,11 +148,13 @@ def test_rejoin_delayed_standby_whose_replay_is_not_held_up_has_to_stream(pair: 
     """No commit lies behind the checkpoint from which its replay begins."""
     pair.primary.sql("CHECKPOINT")
     pair.level()
-    pair.standby.append_conf("recovery_min_apply_delay = '1h'")
+    pair.standby.append_conf("recovery_min_apply_delay = '1h'\nlog_connections = on")
     pair.standby.stop()
+    begun = pair.standby.log.stat().st_size
     pair.primary.sql("SELECT pg_drop_replication_slot(%s), pg_switch_wal()", pair.standby.slot)
-    rejoin(pair.standby, pair.primary, start_timeout_seconds=2).refusal("not_streaming")
+    rejoin(pair.standby, pair.primary, start_timeout_seconds=4).refusal("not_streaming")
     assert pair.standby.note("fenced") != {}
+    assert longest_silence(pair.standby, begun) < 3, "new connections wake a postmaster that sleeps over the wish for a receiver"
 
 
 def test_rejoin_standby_whose_wal_is_gone_is_copied_anew(pair: Pair) -> None:

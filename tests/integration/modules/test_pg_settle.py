@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_servers import Answer, Node, Pair, make_standby, own, start_module, wait_for, wait_replayed
+from real_servers import Answer, Node, Pair, longest_silence, make_standby, own, start_module, wait_for, wait_replayed
 from test_monitoring_queries import QUERIES
 
 
@@ -111,6 +111,16 @@ def test_settle_standby_that_forked_off_is_refused(pair: Pair) -> None:
     answer = settle(pair.spare, pair.standby, timeline=2, mark_lsn=mark, timeout_seconds=2)
     answer.refusal("not_streaming")
     assert answer["hint"]
+
+
+def test_settle_wakes_a_postmaster_that_sleeps_over_the_wish_for_a_receiver(pair: Pair) -> None:
+    """Up to 15 only a new connection may wake it; who waits in one session waits 15 seconds then, once in a thousand times."""
+    pair.standby.append_conf("log_connections = on")
+    pair.standby.sql("SELECT pg_reload_conf()")
+    pair.primary.stop()
+    begun = pair.standby.log.stat().st_size
+    settle(pair.standby, pair.primary, timeout_seconds=4).refusal("not_streaming")
+    assert longest_silence(pair.standby, begun) < 3
 
 
 def test_settle_lost_slot_is_made_anew(stopped_pair: Pair) -> None:
