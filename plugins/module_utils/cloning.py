@@ -124,6 +124,16 @@ def require_movable(server: Server) -> None:
         )
 
 
+def _require_place(server: Server) -> None:
+    """Raise ServerError where the directory in which a copy grows holds something that no run of ours has put there: it would be removed."""
+    place = clone_directory(server)
+    if not server.read_note("clone") and os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
+        raise ServerError(
+            "{0} is in the way of a copy, and not one of ours".format(place), reason="clone_directory_taken", observed="files that nobody knows",
+            required="no such directory", hint="Look at it, and move it away or remove it.",
+        )
+
+
 def require_space(server: Server, peer: Peer) -> int:
     """Return the size of the primary in bytes; raises ServerError when a copy does not fit beside what is here."""
     with connect_peer(server, peer) as session:
@@ -142,6 +152,7 @@ def require_room(server: Server, peer: Peer) -> int:
     """Return the size of the primary in bytes; raises ServerError where a copy has no room beside what is here. Asked before a server is stopped."""
     if server.exists():
         require_movable(server)
+    _require_place(server)
     return require_space(server, peer)
 
 

@@ -12,7 +12,8 @@ def is_fenced(server: Server) -> bool:
     """Whether the server is down, would start as a standby, and carries the fence's note."""
     if not server.exists():
         return True
-    return not server.postmaster_pid() and server.standby_signal.exists() and bool(server.read_note("fenced"))
+    noted = server.standby_signal.exists() and bool(server.read_note("fenced"))
+    return noted and not server.postmaster_pid() and not server.outliving()
 
 
 def lay_as_standby(server: Server) -> bool:
@@ -29,14 +30,14 @@ def write_fence(server: Server, by: str, standby: bool) -> None:
 
 
 def fence(server: Server) -> bool:
-    """Arm first, then end the server: a start that slips in between already is a standby's. Return whether one ran.
+    """Arm first, then end the server: a start that slips in between already is a standby's. Return whether one ran, or a part of one.
 
     The upstream is taken out, so that the fenced server does not follow anybody by itself until it is rejoined.
     """
     write_fence(server, "pg_fence", lay_as_standby(server))
     server.write_standby_signal()
     server.set_auto_conf({"primary_conninfo": None, "primary_slot_name": None})
-    if not server.postmaster_pid():
-        return False
-    server.kill()
-    return True
+    ran = bool(server.postmaster_pid())
+    if ran:
+        server.kill()
+    return server.end_outliving() or ran

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import ControlData
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError, of_system
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.promoting import await_primary, read_state, require_promotable
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError, deaf_to_hangups
@@ -50,6 +50,10 @@ class HandOver:
     catch_up_timeout_seconds: float
     promote_timeout_seconds: float
     start_timeout_seconds: float
+
+
+# What can go wrong on either host and in between; the last is a full disk or one that has become read-only, which a note of ours may be the first to meet.
+HITCHES = (sql.SqlError, ServerError, OSError)
 
 
 class NotTakenBack(ServerError):
@@ -241,10 +245,15 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
     server.remove_note("pending")
 
 
-def _unconfirmed(peer: Peer, error: PgOpsError) -> NotTakenBack:
+def _as_refusal(error: Exception) -> PgOpsError:
+    return of_system(error) if isinstance(error, OSError) else error if isinstance(error, PgOpsError) else PgOpsError(repr(error), reason="unexpected")
+
+
+def _unconfirmed(peer: Peer, error: Exception) -> NotTakenBack:
+    said = _as_refusal(error).message
     return NotTakenBack(
-        "{0} was told to promote and did not confirm it: {1}".format(peer.name, error.message), reason="promotion_unconfirmed",
-        observed=error.message, required="{0} accepts writes".format(peer.name),
+        "{0} was told to promote and did not confirm it: {1}".format(peer.name, said), reason="promotion_unconfirmed",
+        observed=said, required="{0} accepts writes".format(peer.name),
         hint="This server stays fenced (a standby), so no data can split. Run status.yml, then switchover.yml or failover.yml.",
     )
 
@@ -263,7 +272,7 @@ def _window(server: Server, peer: Peer, candidate: sql.Session, terms: HandOver)
     try:
         candidate.rows("SELECT pg_promote(false)")
         state = await_primary(candidate, timeout_seconds=terms.promote_timeout_seconds)
-    except (sql.SqlError, ServerError) as error:
+    except Exception as error:  # whatever it is: it is not known to be no primary
         raise _unconfirmed(peer, error) from error
     done = time.monotonic()
     return {
@@ -309,11 +318,12 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
             result = _window(server, peer, candidate, terms)
         except NotTakenBack:
             raise
-        except (sql.SqlError, ServerError) as error:
+        except HITCHES as error:
             _undo(server, peer, before, made, terms)
+            why = _as_refusal(error)
             raise ServerError(
-                "Switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message), reason=error.reason,
-                observed=error.observed, required=error.required, hint=error.hint or "Mend the cause and run switchover.yml again.",
+                "Switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, why.message), reason=why.reason,
+                observed=why.observed, required=why.required, hint=why.hint or "Mend the cause and run switchover.yml again.",
             ) from error
         _return_as_standby(server, result, terms)
         return result
@@ -369,13 +379,14 @@ def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
             result = _finish(server, peer, terms)
         except NotTakenBack:
             raise
-        except (sql.SqlError, ServerError) as error:
+        except HITCHES as error:
             if may_be_promoted:
                 raise _unconfirmed(peer, error) from error
             _take_back(server, peer, before, terms)
+            why = _as_refusal(error)
             raise ServerError(
-                "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, error.message),
-                reason=error.reason, observed=error.observed, required=error.required, hint=error.hint,
+                "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, why.message),
+                reason=why.reason, observed=why.observed, required=why.required, hint=why.hint,
             ) from error
         _return_as_standby(server, result, terms)
         return result

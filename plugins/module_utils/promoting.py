@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.pg_ops.replication.plugins.module_utils import sql
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import parse_lsn
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import POLL_SECONDS, Server, ServerError, clone_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import SlotWish, apply_slots, plan_slots, read_slots
 from ansible_collections.pg_ops.replication.plugins.module_utils.wal_pages import segment_positions
 
@@ -77,6 +77,14 @@ def archive_again(server: Server, session: sql.Session) -> int:
     return marked
 
 
+def _give_up_copy(server: Server) -> None:
+    """See to it that a copy which was not swapped in before never is, for it is older than what this server is now. Its directory stays ours to remove."""
+    if server.read_note("clone") and clone_directory(server).exists():
+        server.write_note("clone", {"phase": "given up"})
+    else:
+        server.remove_note("clone")
+
+
 def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str], timeout_seconds: float) -> dict[str, Any]:
     """Promote this server and return its state as primary. Slots are made first, so that no WAL the others need goes.
 
@@ -88,7 +96,7 @@ def promote_local(server: Server, session: sql.Session, *, slots: Sequence[str],
     session.rows("SELECT pg_promote(false)")
     state = await_primary(session, timeout_seconds=timeout_seconds)
     server.remove_note("fenced")
-    server.remove_note("clone")  # a copy that was not swapped in before is older than what this server is now
+    _give_up_copy(server)
     return state
 
 

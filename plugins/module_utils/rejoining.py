@@ -156,18 +156,19 @@ def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: 
     return count
 
 
-def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
+def write_report(server: Server, here: Node, primary: Node, chosen: decisions.RejoinPlan) -> dict[str, Any]:
     """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it.
 
-    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that.
+    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that. The WAL is kept for a rewind alone: a new copy leaves the
+    old data directory, with all of its WAL, beside itself.
     """
+    fork_lsn = chosen.fork_lsn
     server.ensure_state_directory()
     # Autovacuum's ANALYZE commits by itself, and nobody misses that: such transactions are counted apart.
     found = own_transactions(server, here.timeline, here.timeline_history, fork_lsn, timeout_seconds=REPORT_TIMEOUT_SECONDS)
     name = "{0}-lost-transactions".format(utc_stamp())
     segments = 0
-    # Without a fork nobody knows which WAL that would be; all of it stays in the old data directory.
-    if fork_lsn and (found.transactions or found.problem):
+    if chosen.action == decisions.REWIND and found.transactions and not found.problem:
         segments = _keep_wal(server, server.state("reports", name + ".wal"), fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
@@ -341,7 +342,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
     if chosen.own_wal and not here.rewind_unfinished:
-        result.update(write_report(server, here, primary, chosen.fork_lsn))
+        result.update(write_report(server, here, primary, chosen))
     if result.get("report_problem") and chosen.action == decisions.REWIND:
         # What nobody could list must not be thrown away: the old directory is kept.
         result["rewind_failed"] = "what exists only here could not be listed: " + result["report_problem"]
@@ -365,9 +366,9 @@ def _lift_fence(server: Server) -> None:
     server.remove_note("pending")
 
 
-def keeps_serving(chosen: decisions.RejoinPlan, here: Node) -> bool:
-    """Whether a standby answers readers until it is copied anew: it goes on doing so where the copy has no room. A primary is fenced in any case."""
-    return chosen.action == decisions.RECLONE and here.is_running_standby
+def needs_room_first(chosen: decisions.RejoinPlan, here: Node, *, runs: bool) -> bool:
+    """Whether nothing is touched where a new copy has no room: a standby goes on answering readers. What runs as anything else is fenced in any case."""
+    return chosen.action == decisions.RECLONE and (here.is_running_standby or not runs)
 
 
 def rejoin(
@@ -387,7 +388,7 @@ def rejoin(
         if refusal is not None:
             raise refusal
         result.update(action=chosen.action, kept_directory=kept)
-    if keeps_serving(chosen, here):
+    if needs_room_first(chosen, here, runs=bool(server.postmaster_pid())):
         require_room(server, peer)
     write_fence(server, "pg_rejoin", lay_as_standby(server))
     if chosen.action in (decisions.REWIND, decisions.RECLONE):

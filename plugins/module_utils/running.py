@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pg_ops.replication.plugins.module_utils.argspec import server_argument_spec
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors import PgOpsError, of_system
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 
 Work = Callable[[AnsibleModule, Server], dict[str, Any]]
@@ -23,6 +23,8 @@ def run_module(work: Work, **options: dict[str, Any]) -> None:
         result = work(module, Server.from_params(module.params))
     except PgOpsError as error:
         result = failure(error)
+    except OSError as error:
+        result = failure(of_system(error))
     if result.get("failed"):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -13,6 +13,7 @@ import pwd
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -563,7 +564,8 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, how)
         if self.service_manager == "systemd":
-            subprocess.run(["systemctl", "stop", "--no-block", self.service_name], capture_output=True, timeout=20, check=False)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the postmaster has its signal
+                subprocess.run(["systemctl", "stop", "--no-block", self.service_name], capture_output=True, timeout=20, check=False)
 
     def wait_stopped(self, *, timeout_seconds: float, poll_seconds: float = POLL_SECONDS) -> bool:
         """Wait until there is no postmaster; returns False when it still runs at the deadline."""
@@ -589,11 +591,39 @@ class Server:
         if self.wait_stopped(timeout_seconds=2):
             return
         pid = self.postmaster_pid()
-        for victim in [pid, *children_of(pid)]:
+        for victim in [pid, *children_of(pid)] if pid else []:  # 0 would be this module's own process group
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         if not self.wait_stopped(timeout_seconds=10):
             raise ServerError("the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
+
+    def outliving(self) -> list[int]:
+        """Return the ids of the server's processes that work on although the postmaster is dead.
+
+        Each ends when it next waits for something. One in the middle of a long statement does not wait, and may commit what it did.
+        """
+        return [] if self.postmaster_pid() else [pid for pid in all_processes() if self._is_of_this_server(pid)]
+
+    def _is_of_this_server(self, pid: int) -> bool:
+        # By inode: in a container's mount namespace another server's directory may have the same name.
+        try:
+            program = os.path.basename(os.readlink("/proc/{0}/exe".format(pid)))
+            return program.startswith("postgres") and os.path.samefile("/proc/{0}/cwd".format(pid), self.data_directory)
+        except OSError:  # it has ended, a zombie included, or is not ours to look at
+            return False
+
+    def end_outliving(self) -> bool:
+        """Kill what outlived a postmaster, and return whether there was any; raises ServerError when it survives that."""
+        found = self.outliving()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(self._is_of_this_server(pid) for pid in found):
+            if time.monotonic() > deadline:
+                raise ServerError("a process of the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
+            time.sleep(POLL_SECONDS)
+        return bool(found)
 
     def end_leftover(self, program: str, directory: str) -> None:
         """Kill a program of ours that works on a directory and outlived the run that started it."""
@@ -632,6 +662,12 @@ class Server:
             hint="The host has several clusters: name one with pg_version, pg_debian_cluster and pg_port (elsewhere than on Debian pg_data_directory, "
             "pg_config_directory and pg_port).",
         )
+
+    def knock(self) -> None:
+        """Connect to the socket and hang up: that wakes a postmaster. Without a login, so that it neither waits nor raises."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(0.2)
+            knocking.connect("{0}/.s.PGSQL.{1}".format(self.socket_directory, self.port))
 
     def wait_for_sql(self, *, timeout_seconds: float) -> sql.Session:
         """Open a session as soon as the server accepts one; raises SqlError at the deadline."""
@@ -696,10 +732,14 @@ def command_line(pid: int) -> list[str]:
     return [os.fsdecode(word) for word in words if word]
 
 
+def all_processes() -> list[int]:
+    """Return the ids of all processes that can be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
 def processes_of(program: str) -> list[int]:
     """Return the ids of the processes whose program has that name."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if os.path.basename((command_line(pid) or [""])[0]) == program]
+    return [pid for pid in all_processes() if os.path.basename((command_line(pid) or [""])[0]) == program]
 
 
 def children_of(pid: int) -> list[int]:

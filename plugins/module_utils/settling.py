@@ -262,7 +262,6 @@ def _await_upstream(
     waker = Waker(server)
     while True:
         found = session.rows(asked)
-        waker.saw(bool(found))
         right = bool(found) and found[0][:3] == wanted
         now = time.monotonic()
         if not right or found[0][3] != pid:
@@ -276,6 +275,7 @@ def _await_upstream(
                 "the standby does not stream from {0} through its slot".format(upstream.name), reason="wrong_slot" if wrong_slot else "not_streaming",
                 observed=seen, required="{0} port {1}, slot {2}".format(*wanted), hint="Look at the server's log, then run heal.yml.",
             )
+        waker.saw(bool(found))
         time.sleep(0.05)
 
 

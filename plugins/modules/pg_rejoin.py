@@ -178,6 +178,8 @@ def work_alone(module: AnsibleModule, server: Server) -> dict[str, Any]:
     missing = without_checkpoint(primary)
     if missing is not None and not module.check_mode:
         raise missing
+    if not module.check_mode:
+        server.end_outliving()  # it would commit behind the report
     here = observe_here(server, terms)
     chosen = _given_up(module.params, here, primary) or plan(server, here, primary)
     refusal = refused(chosen)

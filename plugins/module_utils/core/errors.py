@@ -40,6 +40,15 @@ class PgOpsError(Exception):
         }
 
 
+def of_system(error: OSError) -> PgOpsError:
+    """Return what the operating system refused as one of our errors: a full disk, a file system that has become read-only."""
+    place = " or ".join(str(name) for name in (error.filename, error.filename2) if name)
+    return PgOpsError(
+        "{0}{1}".format(error.strerror or error, ": " + place if place else ""), reason="system", observed=error.strerror or str(error),
+        hint="Mend that and repeat: what was begun is noted and taken up again.",
+    )
+
+
 class _DefaultReasonError(PgOpsError):
     """Base of the errors that have a reason of their own."""
 

@@ -151,9 +151,11 @@ def _pair_blockers(topology: Topology, source: Node, target: Node, limits: Limit
     if sender is None or sender.state != "streaming":
         upstream = topology.upstream_of(target)
         seen = sender.state if sender else "follows {0}".format(upstream.host if upstream else "nobody")
-        found.append(
-            Blocker("not_streaming", target.host, "does not stream from {0}".format(source.host), seen, "streaming", "Run start_new_standby.yml.")
-        )
+        hint = "Run start_new_standby.yml."
+        if not sender and upstream and target.member.upstream == upstream.host:
+            way = "hand over to that one, or take its pg_upstream out, run start_new_standby.yml and repeat."
+            hint = "The inventory puts it below {0}: {1}".format(upstream.host, way)
+        found.append(Blocker("not_streaming", target.host, "does not stream from {0}".format(source.host), seen, "streaming", hint))
     behind = bytes_behind(target, source.current_lsn)
     if behind is not None and behind > limits.max_lag_bytes:
         found.append(

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg2
 from ansible.module_utils.testing import patch_module_args
@@ -321,10 +323,26 @@ class Node:
             stream.write(text + "\n")
 
 
+def kill_postmaster_below_a_long_statement(node: Node) -> threading.Thread:
+    """Kill the postmaster alone while a backend computes, which then commits a row beside nobody; returns the thread of its client."""
+
+    def late_commit() -> None:
+        with contextlib.suppress(psycopg2.OperationalError):
+            node.sql("INSERT INTO written SELECT 999, count(*)::text FROM (SELECT generate_series(1, 1000000000)) AS long")
+
+    client = threading.Thread(target=late_commit, daemon=True)
+    client.start()
+    wait_for(lambda: node.sql("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'INSERT%%long'"), "the statement")
+    end_processes([node.pid()])
+    wait_for(lambda: len(node.processes()) == 1, "the end of all others")
+    return client
+
+
 def longest_silence(node: Node, begun: int) -> float:
-    """Return the longest time without a new connection (seconds) in a log with log_connections, from byte `begun` on."""
+    """Return the longest time without a new connection (seconds) in a log with log_connections, from byte `begun` on until now."""
     lines = node.log.read_bytes()[begun:].decode("utf-8").splitlines()
     times = [datetime.fromisoformat(line[:23]) for line in lines if "connection received" in line]
+    times.append(datetime.now(ZoneInfo(str(node.sql("SHOW log_timezone")))).replace(tzinfo=None))
     return max(((later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)), default=math.inf)
 
 

@@ -187,11 +187,40 @@ def test_basebackup_cut_off_does_not_take_the_room_of_the_next(pair: Pair, monke
     assert copy(node, pair.primary).refusal("disk_too_small")
     part = Path(f"{node.data}.clone", "base", "1", "1234")
     part.parent.mkdir(parents=True)
+    node.write_note("clone", {"phase": "copying", "from": "alpha", "tablespaces": [], "direct": []})
     with part.open("wb") as stream:
         stream.truncate(2 * more)
     assert node.call("pg_node_info")["node"]["disk_free_bytes"] - before > more
     assert copy(node, pair.primary).changed
     assert not Path(f"{node.data}.clone").exists()
+
+
+def test_basebackup_directory_in_the_way_that_is_none_of_ours_is_not_removed(pair: Pair) -> None:
+    """Somebody's own copy, made by hand before something dangerous."""
+    theirs = Path(f"{pair.spare.data}.clone", "precious")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("x", encoding="utf-8")
+    for check_mode in (True, False):
+        assert f"{theirs.parent} is in the way" in copy(pair.spare, pair.primary, check_mode=check_mode).refusal("clone_directory_taken")
+        assert theirs.read_text(encoding="utf-8") == "x" and not pair.spare.data.exists() and pair.spare.note("clone") == {}
+    theirs.rename(theirs.parent.parent / "precious")  # an empty directory is in nobody's way
+    assert copy(pair.spare, pair.primary).changed
+
+
+def test_basebackup_given_up_at_a_promotion_is_removed_by_the_next_copy(pair: Pair) -> None:
+    node = pair.standby
+    part = Path(f"{node.data}.clone", "base")
+    part.mkdir(parents=True)
+    own(part.parent)
+    node.write_note("clone", {"phase": "complete", "from": "alpha", "tablespaces": [], "stamp": "20260131T235959Z"})
+    pair.primary.crash()
+    assert node.call("pg_promote", slots=[pair.primary.slot]).changed
+    assert node.note("clone") == {"phase": "given up"}
+    node.stop()
+    node.data.rename(node.home / "moved")
+    pair.primary.start()
+    assert copy(node, pair.primary).changed
+    assert not part.exists() and node.note("clone") == {}
 
 
 def test_basebackup_running_server_that_a_copy_has_no_room_beside_is_not_stopped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

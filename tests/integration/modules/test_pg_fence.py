@@ -8,7 +8,7 @@ import time
 
 import psycopg2
 import pytest
-from real_servers import Node, Pair, start_module, wait_for
+from real_servers import Node, Pair, kill_postmaster_below_a_long_statement, start_module, wait_for
 
 
 def assert_fenced(node: Node) -> None:
@@ -46,6 +46,27 @@ def test_fence_crashed_primary_stays_down(pair: Pair) -> None:
     pair.primary.crash()
     assert pair.primary.call("pg_fence").changed
     assert_fenced(pair.primary)
+
+
+def test_fence_ends_a_backend_that_outlived_its_postmaster(pair: Pair) -> None:
+    """It would commit, and its client would be told so, when another server is primary already."""
+    client = kill_postmaster_below_a_long_statement(pair.primary)
+    answer = pair.primary.call("pg_fence")
+    assert answer.changed and answer["ended"], "it may have accepted writes until then"
+    assert pair.primary.processes() == []
+    client.join(timeout=10)
+    assert_fenced(pair.primary)
+    assert 999 not in pair.primary.numbers()
+
+
+def test_fence_behind_the_fence_a_backend_that_outlived_is_ended_too(pair: Pair) -> None:
+    """One that a run before has armed and not ended, for it was killed."""
+    pair.primary.write_note("fenced", {"by": "pg_fence", "standby": False})
+    (pair.primary.data / "standby.signal").touch()
+    client = kill_postmaster_below_a_long_statement(pair.primary)
+    assert pair.primary.call("pg_fence", check_mode=True).changed and len(pair.primary.processes()) == 1
+    assert pair.primary.call("pg_fence")["ended"] and pair.primary.processes() == []
+    client.join(timeout=10)
 
 
 def test_fence_cleanly_stopped_primary_stays_down(stopped_pair: Pair) -> None:

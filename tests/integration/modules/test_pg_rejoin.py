@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.pg_ops.replication.plugins.module_utils import cloning
+from ansible_collections.pg_ops.replication.plugins.module_utils import cloning, divergence
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import quote_conf_value
 from real_servers import (
     Answer,
@@ -23,6 +23,7 @@ from real_servers import (
     Pair,
     digest,
     end_processes,
+    kill_postmaster_below_a_long_statement,
     longest_silence,
     make_standby,
     own,
@@ -148,7 +149,7 @@ def test_rejoin_delayed_standby_whose_replay_is_not_held_up_has_to_stream(pair: 
     """No commit lies behind the checkpoint from which its replay begins."""
     pair.primary.sql("CHECKPOINT")
     pair.level()
-    pair.standby.append_conf("recovery_min_apply_delay = '1h'\nlog_connections = on")
+    pair.standby.append_conf("recovery_min_apply_delay = '1h'\nlog_connections = on\nwal_retrieve_retry_interval = 5s")
     pair.standby.stop()
     begun = pair.standby.log.stat().st_size
     pair.primary.sql("SELECT pg_drop_replication_slot(%s), pg_switch_wal()", pair.standby.slot)
@@ -180,6 +181,19 @@ def test_rejoin_standby_that_a_copy_has_no_room_beside_goes_on_serving(pair: Pai
     monkeypatch.undo()
     assert rejoin(standby, pair.primary, oldest_wal_lsn="9/0")["action"] == "reclone"
     assert_follows(standby, pair.primary)
+
+
+def test_rejoin_dead_server_that_a_copy_has_no_room_beside_is_left_as_it_is(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    part_ways(pair)
+    monkeypatch.setattr(cloning, "CLONE_HEADROOM_BYTES", 1 << 60)
+    for check_mode in (True, False, False):
+        rejoin(pair.primary, pair.standby, oldest_wal_lsn="9/0", check_mode=check_mode).refusal("disk_too_small")
+        assert pair.primary.note("fenced") == {} and not list(pair.primary.state.glob("reports/*")), "each repeat would take more of the disk"
+    monkeypatch.undo()
+    answer = rejoin(pair.primary, pair.standby, oldest_wal_lsn="9/0")
+    assert answer["action"] == "reclone" and report_of(answer)["kept_wal_segments"] == 0, "all WAL stays in the old data directory"
+    assert os.path.isdir(answer["kept_directory"])
+    assert_follows(pair.primary, pair.standby)
 
 
 def test_rejoin_standby_of_another_server_follows(pair: Pair) -> None:
@@ -372,6 +386,33 @@ def test_rejoin_crashed_primary_with_commits_of_its_own_is_rewound(each_pair: Pa
     assert 100 not in pair.primary.numbers()
     assert f"port = {pair.primary.port}" in (pair.primary.data / "postgresql.conf").read_text(encoding="utf-8")
     assert not rejoin(pair.primary, pair.standby).changed
+
+
+def test_rejoin_more_than_a_report_lists_is_not_thrown_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.level()
+    pair.standby.stop()
+    for number in range(100, 103):
+        pair.primary.write_row(number)
+    pair.primary.crash()
+    pair.standby.start()
+    promote(pair.standby, pair.primary)
+    monkeypatch.setattr(divergence, "LISTED_TRANSACTIONS", 2)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer["action"] == "reclone" and answer["lost_transactions"] == 3
+    assert "only the first 2 of 3 transactions are listed" in answer["report_problem"]
+    assert len(report_of(answer)["transactions"]) == 2 and os.path.isdir(answer["kept_directory"])
+    assert_follows(pair.primary, pair.standby)
+
+
+def test_rejoin_ends_a_backend_that_outlived_its_postmaster_before_it_reports(pair: Pair) -> None:
+    pair.level()
+    client = kill_postmaster_below_a_long_statement(pair.primary)
+    promote(pair.standby, pair.primary)
+    answer = rejoin(pair.primary, pair.standby)
+    assert answer["action"] == "rewind" and answer.get("rewind_failed") is None, answer.text
+    client.join(timeout=10)
+    assert not client.is_alive() and 999 not in pair.standby.numbers()
+    assert_follows(pair.primary, pair.standby)
 
 
 def test_rejoin_report_lists_exactly_what_was_committed(pair: Pair) -> None:

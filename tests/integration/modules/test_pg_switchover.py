@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.pg_ops.replication.plugins.module_utils import handover
 from real_servers import (
     TESTER_PASSWORD,
     Answer,
@@ -306,6 +308,24 @@ def test_switchover_replay_paused_during_the_window_is_taken_back_and_its_slots_
     assert pair.primary.is_primary() and not pair.standby.is_primary()
     assert pair.standby.slots() == {}
     assert (pair.primary.data / "standby.signal").exists() is False
+
+
+def test_switchover_that_cannot_write_its_note_is_taken_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while nobody is primary."""
+    write_phase = handover._write_phase
+
+    def full(server: Any, peer: Any, terms: Any, phase: str) -> None:
+        if phase == handover.PROMOTING:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "pending.json")
+        write_phase(server, peer, terms, phase)
+
+    monkeypatch.setattr(handover, "_write_phase", full)
+    message = switch(pair.primary, pair.standby).refusal("system")
+    assert "is primary again: No space left on device: pending.json" in message
+    assert primaries(pair.primary, pair.standby) == ["alpha"] and pair.primary.note("pending") == {}
+    assert set(pair.standby.slots()) == set()
+    monkeypatch.undo()
+    assert switch(pair.primary, pair.standby).changed
 
 
 @pytest.mark.parametrize("signal_file", [True, False], ids=["armed", "disarmed"])

@@ -221,6 +221,12 @@ def test_plan_refuses(topology: Topology, wanted: str, expected: list[tuple[str,
     assert (plan.action, reasons(plan.blockers)) == (HAND_OVER, expected)
 
 
+def test_plan_to_a_cascaded_standby_says_what_keeps_it_there() -> None:
+    plan = plan_switchover(cluster(upstreams={"pg3": "pg2"}), "pg3", LIMITS)
+    assert reasons(plan.blockers) == [("not_streaming", "pg3")]
+    assert "hand over to that one, or take its pg_upstream out, run start_new_standby.yml" in plan.blockers[0].hint
+
+
 def test_plan_to_the_present_primary_of_a_healthy_cluster_is_nothing() -> None:
     assert plan_switchover(cluster(), "pg1", LIMITS) == plan_switchover(cluster(), "pg1", LIMITS)
     assert (plan_switchover(cluster(), "pg1", LIMITS).action, plan_switchover(cluster(), "pg1", LIMITS).blockers) == (NOTHING, ())
