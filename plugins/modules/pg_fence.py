@@ -12,7 +12,8 @@ short_description: Make sure that a server accepts no writes, now and after its 
 version_added: 0.1.0
 description:
   - Writes C(standby.signal), so that whatever starts the server starts a read-only one, then ends a server that still runs.
-  - A server that does not react, a frozen one for example, is ended with SIGKILL. M(pg_ops.replication.pg_rejoin) lifts the fence.
+  - A server that does not react, a frozen one for example, is ended with SIGKILL, and so are backends that go on working although their
+    postmaster is dead. M(pg_ops.replication.pg_rejoin) lifts the fence.
 author: pg_ops.replication contributors (@pg-ops)
 extends_documentation_fragment:
   - pg_ops.replication.server

@@ -178,9 +178,12 @@ def test_heal_refusal_in_one_cluster_does_not_stop_the_other(cluster: Cluster, s
 @pytest.mark.long
 def test_setup_that_is_refused_in_one_goes_on_in_the_others(cluster: Cluster, shop: Cluster, bank: Cluster, mill: Cluster) -> None:
     wrong = {**INVENTORY, "pgsql2": {**INVENTORY["pgsql2"], "pg_priority": -1}}
+    watcher = cluster.state / "watcher.json"
+    watcher.write_text(json.dumps({"pg_monitoring": {"hosts": {"pgsql1": None}}}), encoding="utf-8")
     with unchanged(shop):
-        done = cluster.run("initial_setup", "-e", "pg_max_slot_wal_keep_size=9GB", inventory=wrong)
+        done = cluster.run("initial_setup", "-i", str(watcher), "-e", "pg_max_slot_wal_keep_size=9GB", inventory=wrong)
     assert done.returncode == 2
+    assert done.text.count("pgsql1: failed above, or is not in this run, and goes on watching what it knew before.") == 1, done.output
     assert failed(done) == set(shop.names), done.output
     assert "pgsql2: its pg_priority is not a number from 0 on" in done.text
     for name in (*bank.names, *mill.names):
