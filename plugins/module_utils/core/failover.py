@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -31,6 +31,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology i
     out_of_sight,
     problems,
     same_cluster_blockers,
+    shared_past,
     stale_primary_blockers,
     standby_problem,
 )
@@ -247,6 +248,19 @@ def _ahead(topology: Topology, target: Node) -> tuple[tuple[Node, int], ...]:
     return tuple(sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1]))
 
 
+def _own_branches(topology: Topology, target: Node) -> Iterator[tuple[Node, int]]:
+    """Yield who is down, was never fenced, and went on writing on an older timeline, with how many bytes: a primary beside which another was promoted.
+
+    An earlier failover may have announced that. Nobody did where a person promoted a standby by hand.
+    """
+    for node in topology.nodes:
+        if not node.has_server_down or node.standby_signal or node.fenced or not node.wal_end_lsn or node.timeline >= target.timeline:
+            continue
+        past = shared_past(node, target)
+        if past is not None and past[1] is not None and parse_lsn(node.wal_end_lsn) > past[1]:
+            yield node, parse_lsn(node.wal_end_lsn) - past[1]
+
+
 def _is_able(topology: Topology, node: Node, promised: SynchronousSet) -> bool:
     """Whether a standby can be promoted: nothing speaks against it, and it is in the set whose members have the confirmed commits."""
     return (promised.num == 0 or promised.has(node.member.application_name)) and not promotion_blockers(topology, node.host)
@@ -289,6 +303,11 @@ def _notes(
     for node in topology.nodes:
         if node.state == states.UNREACHABLE and (source is None or node.host != source.host):
             notes.append("{0} could not be observed; it may hold more WAL than {1}".format(node.host, target.host))
+    notes.extend(
+        "{0} wrote up to {1} bytes of WAL on timeline {2} that {3} never had. Where that one should have stayed primary, stop here and start it instead;"
+        " start_new_standby.yml lists its commits and gives them up".format(node.host, written, node.timeline, target.host)
+        for node, written in _own_branches(topology, target)
+    )
     notes.extend(lost_slot_notes(source, target))
     return tuple(notes)
 

@@ -179,6 +179,15 @@ def test_plan_does_not_wait_for_a_starting_primary_that_a_role_change_left_behin
     topology = down(down(SECOND, "pg2"), "pg1", states.STARTING, standby_signal=False, timeline=1, timeline_history="")
     plan = plan_failover(topology, "", LIMITS)
     assert (plan.source, plan.target, plan.fence, plan.blockers) == ("pg2", "pg3", ("pg1", "pg2"), ())
+    # Whoever promoted pg2 by hand beside a pg1 that went on writing hears of that here.
+    assert [note for note in plan.notes if note.startswith("pg1 wrote up to 67108864 bytes of WAL on timeline 1 that pg3 never had")]
+    for changes in ({"wal_end_lsn": "0/5000000"}, {"fenced": True, "standby_signal": True}, {"timeline_history": "nonsense", "timeline": 0}):
+        assert not [note for note in plan_failover(change(topology, "pg1", **changes), "", LIMITS).notes if "never had" in note], changes
+
+
+@pytest.mark.parametrize("state", [states.STOPPED, states.CRASHED])
+def test_plan_after_an_ordinary_death_has_nothing_to_say_of_branches(state: str) -> None:
+    assert not [note for note in plan_failover(down(cluster(), "pg1", state), "", LIMITS).notes if "never had" in note]
 
 
 def test_plan_past_whoever_handed_the_role_on_and_another_out_of_reach_fences_both() -> None:
