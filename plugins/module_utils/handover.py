@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -52,8 +53,8 @@ class HandOver:
     start_timeout_seconds: float
 
 
-# What can go wrong on either host and in between; the last is a full disk or one that has become read-only, which a note of ours may be the first to meet.
-HITCHES = (sql.SqlError, ServerError, OSError)
+# What can go wrong on either host and in between: OSError is a full disk or one that has become read-only, which a note of ours may be the first to meet.
+HITCHES = (PgOpsError, OSError, subprocess.SubprocessError)
 
 
 class NotTakenBack(ServerError):
@@ -232,7 +233,7 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
     if _is_superseded(server, peer):
         raise _superseded(peer)
     server.remove_standby_signal()
-    server.set_auto_conf(before)
+    written = _put_back(server, before)
     if server.postmaster_pid() and not server.wait_stopped(timeout_seconds=1):
         server.kill()
     if _is_superseded(server, peer):  # looked at again, for it may open read-write now
@@ -243,6 +244,17 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
             server.start(timeout_seconds=terms.start_timeout_seconds)
     server.wait_for_sql(timeout_seconds=terms.start_timeout_seconds).close()
     server.remove_note("pending")
+    if not written and _put_back(server, before):
+        server.reload()
+
+
+def _put_back(server: Server, before: Mapping[str, Optional[str]]) -> bool:
+    """Give postgresql.auto.conf back what it had, where the disk takes it; what it has now is idle on a primary, whom nothing may keep from its start."""
+    try:
+        server.set_auto_conf(before)
+    except OSError:
+        return False
+    return True
 
 
 def _as_refusal(error: Exception) -> PgOpsError:
@@ -319,14 +331,33 @@ def hand_over(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
         except NotTakenBack:
             raise
         except HITCHES as error:
-            _undo(server, peer, before, made, terms)
             why = _as_refusal(error)
+            with _nobody_is_primary(peer, why):
+                _undo(server, peer, before, made, terms)
             raise ServerError(
                 "Switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, why.message), reason=why.reason,
                 observed=why.observed, required=why.required, hint=why.hint or "Mend the cause and run switchover.yml again.",
             ) from error
         _return_as_standby(server, result, terms)
         return result
+
+
+@contextlib.contextmanager
+def _nobody_is_primary(peer: Peer, why: PgOpsError) -> Iterator[None]:
+    """Have a failure to take a hand-over back say so: nobody accepts writes then."""
+    try:
+        yield
+    except NotTakenBack:
+        raise
+    except HITCHES as failed:
+        more = _as_refusal(failed)
+        raise ServerError(
+            "NOBODY IS PRIMARY. {0} was not told to promote: {1}. And this server could not be made primary again: {2}".format(
+                peer.name, why.message, more.message
+            ),
+            reason="not_taken_back", observed=more.observed or more.message, required="this server is primary again",
+            hint="Nothing is lost. Mend that and run switchover.yml again, which takes it up or back; or failover.yml.",
+        ) from failed
 
 
 def _undo(server: Server, peer: Peer, before: dict[str, Optional[str]], made: Sequence[str], terms: HandOver) -> None:
@@ -382,8 +413,9 @@ def resume(server: Server, peer: Peer, terms: HandOver) -> dict[str, Any]:
         except HITCHES as error:
             if may_be_promoted:
                 raise _unconfirmed(peer, error) from error
-            _take_back(server, peer, before, terms)
             why = _as_refusal(error)
+            with _nobody_is_primary(peer, why):
+                _take_back(server, peer, before, terms)
             raise ServerError(
                 "The interrupted switchover to {0} was taken back, this server is primary again: {1}".format(peer.name, why.message),
                 reason=why.reason, observed=why.observed, required=why.required, hint=why.hint,

@@ -20,7 +20,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo i
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.control_data import too_low
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, most_advanced, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import SIGN_OF_LIFE_SECONDS
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import logical_slot_name
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.slot_file import SlotOnDisk, read_slot
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, clone_directory
 from ansible_collections.pg_ops.replication.plugins.module_utils.slot_sql import read_slots
 
@@ -156,6 +156,9 @@ def observe_files(server: Server) -> dict[str, Any]:
     last_run_with = {} if signal_file else {"wal_level": control.wal_level, "max_wal_senders": str(control.max_wal_senders)}
     if slots:
         last_run_with["max_replication_slots"] = slots
+    slots_on_disk = _slots_on_disk(server)
+    end_of_wal = wal_pages.wal_end(wal, parse_lsn(control.redo_lsn), control.wal_segment_bytes) or ""
+    wal_end = parse_lsn(end_of_wal or control.redo_lsn)
     return {
         "state": states.STOPPED if down_cleanly else states.CRASHED,
         "role": states.STANDBY if signal_file else states.PRIMARY,
@@ -167,7 +170,7 @@ def observe_files(server: Server) -> dict[str, Any]:
         "checkpoint_lsn": control.checkpoint_lsn,
         "redo_lsn": control.redo_lsn,
         "min_recovery_lsn": control.min_recovery_lsn,
-        "wal_end_lsn": wal_pages.wal_end(wal, parse_lsn(control.redo_lsn), control.wal_segment_bytes) or "",
+        "wal_end_lsn": end_of_wal,
         "oldest_wal_lsn": format_lsn(wal_pages.oldest_position(wal, control.wal_segment_bytes)),
         "timeline_history": history.read_text(encoding="utf-8") if history.is_file() else "",
         "standby_signal": signal_file,
@@ -177,13 +180,17 @@ def observe_files(server: Server) -> dict[str, Any]:
         "wal_log_hints": control.wal_log_hints,
         "upstream": _upstream(settings),
         "settings": {**last_run_with, **{name: settings[name] for name in (SYNCHRONOUS,) if name in settings}},
-        "slots": [{"name": name, "type": "logical"} for name in _logical_slots_of_files(server)],
+        "slots": [{"name": slot.name, "type": "logical"} for slot in slots_on_disk if slot.is_logical],
+        "kept_by_slots": [
+            {"name": slot.name, "retained_bytes": wal_end - slot.restart_lsn} for slot in slots_on_disk if 0 < slot.restart_lsn <= wal_end
+        ],
+        "configured_slot_limit": "" if signal_file else server.configured("max_slot_wal_keep_size"),
     }
 
 
-def _logical_slots_of_files(server: Server) -> list[str]:
-    names = [logical_slot_name(path.read_bytes()) for path in sorted(server.data("pg_replslot").glob("*/state"))]
-    return [name for name in names if name]
+def _slots_on_disk(server: Server) -> list[SlotOnDisk]:
+    found = [read_slot(path.read_bytes()) for path in sorted(server.data("pg_replslot").glob("*/state"))]
+    return [slot for slot in found if slot is not None]
 
 
 def _setting_values(session: sql.Session) -> dict[str, Any]:

@@ -141,35 +141,40 @@ def _has_wal_behind(server: Server, here: Node, lsn: int) -> bool:
     return not is_end_of_wal(server.data("pg_wal"), here.timeline, lsn, segment_bytes)
 
 
-def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> int:
-    """Copy the WAL segments from the fork on into the report; returns how many."""
+def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> tuple[int, bool]:
+    """Copy the WAL segments from the fork on into the report; returns how many, and whether these are all."""
     start = parse_lsn(fork_lsn)
     directory.mkdir(mode=0o700, exist_ok=True)  # a run that was killed in this very second
     server.own(directory)
     count = 0
     for position, paths in sorted(segment_positions(server.data("pg_wal"), segment_bytes).items()):
-        if position + segment_bytes <= start or count >= MAX_KEPT_SEGMENTS:
+        if position + segment_bytes <= start:
             continue
+        if count >= MAX_KEPT_SEGMENTS:
+            return count, False
         shutil.copy2(str(paths[0]), str(directory / paths[0].name))
         server.own(directory / paths[0].name)
         count += 1
-    return count
+    return count, True
 
 
-def write_report(server: Server, here: Node, primary: Node, chosen: decisions.RejoinPlan) -> dict[str, Any]:
+def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
     """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it.
 
-    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that. The WAL is kept for a rewind alone: a new copy leaves the
-    old data directory, with all of its WAL, beside itself.
+    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that. It does so too where there are more transactions than it
+    lists and more WAL than is kept beside it; one of the two is enough.
     """
-    fork_lsn = chosen.fork_lsn
     server.ensure_state_directory()
     # Autovacuum's ANALYZE commits by itself, and nobody misses that: such transactions are counted apart.
     found = own_transactions(server, here.timeline, here.timeline_history, fork_lsn, timeout_seconds=REPORT_TIMEOUT_SECONDS)
     name = "{0}-lost-transactions".format(utc_stamp())
-    segments = 0
-    if chosen.action == decisions.REWIND and found.transactions and not found.problem:
-        segments = _keep_wal(server, server.state("reports", name + ".wal"), fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
+    segments, all_kept = 0, False
+    # Without a fork nobody knows which WAL that would be; all of it stays in the old data directory.
+    if fork_lsn and (found.transactions or found.problem):
+        kept = server.state("reports", name + ".wal")
+        segments, all_kept = _keep_wal(server, kept, fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
+    if found.transactions > len(found.listed) and not all_kept and not found.problem:
+        found.problem = "only the first {0} of {1} transactions are listed, and not all WAL is kept".format(len(found.listed), found.transactions)
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
         "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": [commit.as_result() for commit in found.listed],
@@ -177,7 +182,9 @@ def write_report(server: Server, here: Node, primary: Node, chosen: decisions.Re
     }
     path = server.state("reports", name + ".json")
     server.write(path, json.dumps(report, indent=2, sort_keys=True) + "\n")
-    return {"report": str(path), "lost_transactions": found.transactions, "report_problem": found.problem}
+    return {
+        "report": str(path), "lost_transactions": found.transactions, "listed_transactions": len(found.listed), "report_problem": found.problem,
+    }
 
 
 def _recover_alone(server: Server, *, timeout_seconds: float) -> None:
@@ -342,7 +349,7 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
     if chosen.own_wal and not here.rewind_unfinished:
-        result.update(write_report(server, here, primary, chosen))
+        result.update(write_report(server, here, primary, chosen.fork_lsn))
     if result.get("report_problem") and chosen.action == decisions.REWIND:
         # What nobody could list must not be thrown away: the old directory is kept.
         result["rewind_failed"] = "what exists only here could not be listed: " + result["report_problem"]
@@ -366,9 +373,9 @@ def _lift_fence(server: Server) -> None:
     server.remove_note("pending")
 
 
-def needs_room_first(chosen: decisions.RejoinPlan, here: Node, *, runs: bool) -> bool:
-    """Whether nothing is touched where a new copy has no room: a standby goes on answering readers. What runs as anything else is fenced in any case."""
-    return chosen.action == decisions.RECLONE and (here.is_running_standby or not runs)
+def keeps_serving(chosen: decisions.RejoinPlan, here: Node) -> bool:
+    """Whether a standby answers readers until it is copied anew: it goes on doing so where the copy has no room. A primary is fenced in any case."""
+    return chosen.action == decisions.RECLONE and here.is_running_standby
 
 
 def rejoin(
@@ -388,9 +395,11 @@ def rejoin(
         if refusal is not None:
             raise refusal
         result.update(action=chosen.action, kept_directory=kept)
-    if needs_room_first(chosen, here, runs=bool(server.postmaster_pid())):
+    if keeps_serving(chosen, here):
         require_room(server, peer)
     write_fence(server, "pg_rejoin", lay_as_standby(server))
+    if chosen.action == decisions.RECLONE and not server.postmaster_pid():
+        require_room(server, peer)  # before the report, or each repeat would write one more; the note alone costs nothing, and keeps it down
     if chosen.action in (decisions.REWIND, decisions.RECLONE):
         result.update(_throw_away(server, peer, terms, chosen, here, primary))
     prove = _start_from_archive if chosen.missing_lsn or result.get("copied_from") == REPOSITORY else _start_and_prove

@@ -612,14 +612,18 @@ class Server:
         except OSError:  # it has ended, a zombie included, or is not ours to look at
             return False
 
-    def end_outliving(self) -> bool:
-        """Kill what outlived a postmaster, and return whether there was any; raises ServerError when it survives that."""
+    def end_outliving(self, *, patience_seconds: float = 10) -> bool:
+        """Kill what outlived a postmaster, and return whether there was any; raises ServerError when it survives that.
+
+        One that hangs in the kernel, at a disk that does not answer, ends when it comes back from there: without `patience_seconds` that is good enough, for
+        it will tell no client of a commit any more.
+        """
         found = self.outliving()
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while any(self._is_of_this_server(pid) for pid in found):
+        deadline = time.monotonic() + patience_seconds
+        while patience_seconds and any(self._is_of_this_server(pid) for pid in found):
             if time.monotonic() > deadline:
                 raise ServerError("a process of the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
             time.sleep(POLL_SECONDS)

@@ -66,38 +66,15 @@ path:
   returned: success
   type: str
   sample: /var/lib/postgresql/15/main.pg_ops/passfile
-former_peers:
-  description: Addresses that a passfile of this server once had and that is no peer's now.
-  returned: without O(next)
-  type: list
-  elements: str
-  sample: [192.0.2.14]
-  version_added: 0.2.0
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import ConninfoError, PassfileEntry, format_passfile, parse_passfile
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.conninfo import PassfileEntry, format_passfile
 from ansible_collections.pg_ops.replication.plugins.module_utils.running import mapping_diff, run_module
 from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, read_verbatim
-
-# A note of the addresses that have ever been peers'; whoever admits peers takes back what it wrote for those that are none now.
-KNOWN = "peers"
-
-
-def former_peers(module: AnsibleModule, server: Server) -> list[str]:
-    """Return which addresses are no longer a peer's, and note those that are; before the passfile forgets them."""
-    noted = set(server.read_note(KNOWN).get("addresses", []))
-    with contextlib.suppress(ConninfoError):  # somebody's own lines
-        noted.update(entry.host for entry in parse_passfile(read_verbatim(server.passfile)) if entry.host != "*")
-    present = {peer["address"] for peer in module.params["peers"]}
-    if not module.check_mode and noted | present != set(server.read_note(KNOWN).get("addresses", [])):
-        server.ensure_state_directory()
-        server.write_note(KNOWN, {"addresses": sorted(noted | present)})
-    return sorted(noted - present)
 
 
 def wanted_text(params: dict[str, Any]) -> str:
@@ -115,8 +92,7 @@ def work(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Write the passfile, or the one that is to follow it, when its text or its mode differs."""
     after = wanted_text(module.params)
     if not module.params["next"]:
-        former = former_peers(module, server)
-        return {**drop_next(module, server, write(module, server, server.passfile, after)), "former_peers": former}
+        return drop_next(module, server, write(module, server, server.passfile, after))
     # One that an earlier change left stays until the passwords are set: the peers may have those.
     if read_verbatim(server.passfile) == after:
         return {"changed": False, "diff": mapping_diff(str(server.passfile), {}, {}), "path": str(server.passfile)}

@@ -15,9 +15,8 @@ description:
     one that has WAL of its own is rewound, and where neither can be done it is copied anew, with the old directory kept.
   - Before it is copied because the primary has recycled the WAL that it needs, its own C(restore_command) is asked for that WAL. Where segments
     from there to the oldest that the primary has are delivered, all of them or eight of many, it is started and fetches them. Check mode asks too.
-  - Before anything is thrown away, a report lists the transactions that exist only here. Before a rewind their WAL is copied beside it, 64 segments
-    at the most; a new copy leaves all of it in the old directory.
-  - A server that is down and that a new copy has no room beside is left as it is.
+  - Before anything is thrown away, a report lists the transactions that exist only here, 100,000 at the most, and their WAL is copied beside it, 64 segments
+    at the most. Where there is more of both, it is copied anew and not rewound.
   - Backends that go on working although their postmaster is dead are ended first.
   - Proves at the end that the server streams and has replayed an LSN that the primary wrote after the start. Of one whose replay is held up by
     C(recovery_min_apply_delay) it proves that it is up and in recovery, for it streams only once it has replayed the WAL that it has.
@@ -101,10 +100,16 @@ lost_transactions:
   description: How many committed transactions exist only here.
   returned: when there was WAL of its own
   type: int
+listed_transactions:
+  description: How many of them the report lists.
+  returned: when there was WAL of its own
+  type: int
+  version_added: 0.2.0
 report_problem:
   description:
-    - Why the report may not list all, empty when it does. WAL that is gone or cannot be read in time leaves one, more than 100,000 transactions do, and
-      two servers of which nobody can tell where they parted. The server is copied anew then, and its old directory kept.
+    - Why the report may not list all, empty when it does. WAL that is gone or cannot be read in time leaves one, and so do two servers of which
+      nobody can tell where they parted, and more transactions than are listed together with more WAL than is kept. The server is copied anew then,
+      and its old directory kept.
   returned: when there was WAL of its own
   type: str
 kept_directory:

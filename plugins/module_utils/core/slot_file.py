@@ -6,18 +6,30 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from typing import Optional
 
 _MAGIC = 0x1051CA1
-# magic, checksum, version, length; then the slot's name, database and persistency (ReplicationSlotOnDisk in slot.c, 13 to 18).
-_HEAD = struct.Struct("=IIII64sIi")
+# magic, checksum, version, length; then the slot's name, database, persistency, xmin, catalog_xmin and restart_lsn (ReplicationSlotOnDisk in slot.c,
+# 13 to 18).
+_HEAD = struct.Struct("=IIII64sIiIIQ")
 _PERSISTENT = 0
 
 
-def logical_slot_name(content: bytes) -> str:
-    """Return the name of the persistent logical slot that a state file describes; empty for any other slot and for what is no such file."""
+@dataclass(frozen=True)
+class SlotOnDisk:
+    """A persistent slot; `restart_lsn` is where the WAL begins that it keeps, 0 when it keeps none."""
+
+    name: str
+    is_logical: bool
+    restart_lsn: int
+
+
+def read_slot(content: bytes) -> Optional[SlotOnDisk]:
+    """Return the persistent slot that a state file describes; None for any other slot and for what is no such file."""
     if len(content) < _HEAD.size:
-        return ""
-    magic, _checksum, _version, _length, name, database, persistency = _HEAD.unpack_from(content)
-    if magic != _MAGIC or not database or persistency != _PERSISTENT:
-        return ""
-    return bytes(name).split(b"\0", 1)[0].decode("ascii", "replace")
+        return None
+    magic, _checksum, _version, _length, name, database, persistency, _xmin, _catalog_xmin, restart_lsn = _HEAD.unpack_from(content)
+    if magic != _MAGIC or persistency != _PERSISTENT:
+        return None
+    return SlotOnDisk(bytes(name).split(b"\0", 1)[0].decode("ascii", "replace"), bool(database), restart_lsn)

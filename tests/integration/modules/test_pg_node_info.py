@@ -349,3 +349,15 @@ def test_info_server_down_names_its_logical_slots(newer_pair: Pair) -> None:
     node.sql("SELECT pg_create_logical_replication_slot('plain', 'pgoutput')")
     node.crash()
     assert [(slot["name"], slot["type"]) for slot in info(node)["slots"]] == [("plain", "logical"), ("shop", "logical")]
+
+
+def test_info_server_down_says_how_much_its_slots_keep(each_pair: Pair) -> None:
+    node = each_pair.primary
+    node.sql("SELECT pg_create_physical_replication_slot('keeps', true), pg_create_physical_replication_slot('keeps_nothing')")
+    node.sql("SELECT pg_logical_emit_message(false, 'x', repeat('y', 3000000))")
+    node.append_conf("max_slot_wal_keep_size = 77MB")
+    node.stop()
+    found = info(node)
+    kept = {slot["name"]: slot["retained_bytes"] for slot in found["kept_by_slots"]}
+    assert 3_000_000 < kept["keeps"] < 64 << 20 and "keeps_nothing" not in kept, kept
+    assert found["configured_slot_limit"] in ("77MB", "77")

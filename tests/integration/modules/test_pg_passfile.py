@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from real_servers import ACCOUNT, Answer, Node, Pair, Ports, as_account, copy_pair, digest, end_below
+from real_servers import ACCOUNT, Node, Pair, Ports, as_account, copy_pair, digest, end_below
 
 NASTY = [
     "plain", "it's", 'dou"ble', "back\\slash", "end\\", "co:lon", ":", "sp ace ", " ", "per%cent%s", "Grüße ß 雪", "#hash", "{{ jinja }}", "$HOME`id`",
@@ -149,18 +149,3 @@ def test_passfile_broken_file_is_replaced(absent: Node) -> None:
     path.write_bytes(b"\xff\xfe not utf-8\n")
     assert absent.call("pg_passfile", **options(absent, "replicator", "secret")).changed
     assert "secret" in path.read_text(encoding="utf-8")
-
-
-def test_passfile_says_which_addresses_are_no_longer_peers(absent: Node) -> None:
-    """Also where the run that took them out was killed before anybody could act on that."""
-
-    def called(*addresses: str, check_mode: bool = False) -> Answer:
-        peers = [{"address": address} for address in addresses]
-        return absent.call("pg_passfile", check_mode=check_mode, peers=peers, passwords={"replicator": "first secret"})
-
-    assert called("192.0.2.1", "192.0.2.2", "::1")["former_peers"] == []
-    for check_mode in (True, False, False):
-        assert called("192.0.2.1", check_mode=check_mode)["former_peers"] == ["192.0.2.2", "::1"]
-    assert not called("192.0.2.1").changed
-    assert called("192.0.2.1", "192.0.2.2")["former_peers"] == ["::1"]
-    assert "secret" not in (absent.state / "peers.json").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.pg_ops.replication.plugins.module_utils import cloning, divergence
+from ansible_collections.pg_ops.replication.plugins.module_utils import cloning, divergence, rejoining
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.conf_file import quote_conf_value
 from real_servers import (
     Answer,
@@ -188,10 +188,11 @@ def test_rejoin_dead_server_that_a_copy_has_no_room_beside_is_left_as_it_is(pair
     monkeypatch.setattr(cloning, "CLONE_HEADROOM_BYTES", 1 << 60)
     for check_mode in (True, False, False):
         rejoin(pair.primary, pair.standby, oldest_wal_lsn="9/0", check_mode=check_mode).refusal("disk_too_small")
-        assert pair.primary.note("fenced") == {} and not list(pair.primary.state.glob("reports/*")), "each repeat would take more of the disk"
+        assert bool(pair.primary.note("fenced")) is not check_mode, "it is superseded and must not come up"
+        assert not list(pair.primary.state.glob("reports/*")), "each repeat would take more of the disk"
     monkeypatch.undo()
     answer = rejoin(pair.primary, pair.standby, oldest_wal_lsn="9/0")
-    assert answer["action"] == "reclone" and report_of(answer)["kept_wal_segments"] == 0, "all WAL stays in the old data directory"
+    assert answer["action"] == "reclone" and report_of(answer)["transaction_count"] == 1
     assert os.path.isdir(answer["kept_directory"])
     assert_follows(pair.primary, pair.standby)
 
@@ -388,7 +389,9 @@ def test_rejoin_crashed_primary_with_commits_of_its_own_is_rewound(each_pair: Pa
     assert not rejoin(pair.primary, pair.standby).changed
 
 
-def test_rejoin_more_than_a_report_lists_is_not_thrown_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("all_wal", [True, False], ids=["all_wal_kept", "not_all_wal_kept"])
+def test_rejoin_more_than_a_report_lists_is_not_thrown_away(pair: Pair, monkeypatch: pytest.MonkeyPatch, all_wal: bool) -> None:
+    """Where all WAL lies beside the report nothing is lost, and a rewind is so much faster than a copy."""
     pair.level()
     pair.standby.stop()
     for number in range(100, 103):
@@ -397,10 +400,14 @@ def test_rejoin_more_than_a_report_lists_is_not_thrown_away(pair: Pair, monkeypa
     pair.standby.start()
     promote(pair.standby, pair.primary)
     monkeypatch.setattr(divergence, "LISTED_TRANSACTIONS", 2)
+    monkeypatch.setattr(rejoining, "MAX_KEPT_SEGMENTS", 64 if all_wal else 0)
     answer = rejoin(pair.primary, pair.standby)
-    assert answer["action"] == "reclone" and answer["lost_transactions"] == 3
-    assert "only the first 2 of 3 transactions are listed" in answer["report_problem"]
-    assert len(report_of(answer)["transactions"]) == 2 and os.path.isdir(answer["kept_directory"])
+    assert (answer["lost_transactions"], answer["listed_transactions"], len(report_of(answer)["transactions"])) == (3, 2, 2)
+    if all_wal:
+        assert answer["action"] == "rewind" and answer["report_problem"] == "" and report_of(answer)["kept_wal_segments"] >= 1
+    else:
+        assert answer["action"] == "reclone" and os.path.isdir(answer["kept_directory"])
+        assert "only the first 2 of 3 transactions are listed, and not all WAL is kept" in answer["report_problem"]
     assert_follows(pair.primary, pair.standby)
 
 

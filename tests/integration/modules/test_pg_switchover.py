@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils import handover
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
 from real_servers import (
     TESTER_PASSWORD,
     Answer,
@@ -314,18 +315,33 @@ def test_switchover_that_cannot_write_its_note_is_taken_back(pair: Pair, monkeyp
     """The disk fills up while nobody is primary."""
     write_phase = handover._write_phase
 
+    def too_full_to_start(_server: Any, **_more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "postmaster.pid")
+
     def full(server: Any, peer: Any, terms: Any, phase: str) -> None:
         if phase == handover.PROMOTING:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "pending.json")
         write_phase(server, peer, terms, phase)
 
+    def too_full(_server: Any, values: Any) -> bool:
+        if "primary_conninfo" in values and values["primary_conninfo"] is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "postgresql.auto.conf")
+        return set_auto_conf(_server, values)
+
+    set_auto_conf = Server.set_auto_conf
     monkeypatch.setattr(handover, "_write_phase", full)
+    monkeypatch.setattr(Server, "set_auto_conf", too_full)
     message = switch(pair.primary, pair.standby).refusal("system")
     assert "is primary again: No space left on device: pending.json" in message
     assert primaries(pair.primary, pair.standby) == ["alpha"] and pair.primary.note("pending") == {}
     assert set(pair.standby.slots()) == set()
+    monkeypatch.setattr(Server, "start", too_full_to_start)
+    message = switch(pair.primary, pair.standby).refusal("not_taken_back")
+    assert "NOBODY IS PRIMARY. beta was not told to promote: No space left on device: pending.json. And this server could not be" in message
+    assert not pair.primary.pid() and not pair.standby.is_primary()
     monkeypatch.undo()
-    assert switch(pair.primary, pair.standby).changed
+    assert switch(pair.primary, pair.standby).changed, "it is taken up"
+    assert primaries(pair.primary, pair.standby) == ["beta"]
 
 
 @pytest.mark.parametrize("signal_file", [True, False], ids=["armed", "disarmed"])
