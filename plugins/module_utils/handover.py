@@ -232,6 +232,8 @@ def _take_back(server: Server, peer: Peer, before: dict[str, Optional[str]], ter
     """Make the old primary the primary again: nothing was promoted, so nobody else can have written."""
     if _is_superseded(server, peer):
         raise _superseded(peer)
+    with contextlib.suppress(OSError):  # so that a run after this one, if this one gets no further, may take it back too
+        _write_phase(server, peer, terms, ARMED)
     server.remove_standby_signal()
     written = _put_back(server, before)
     if server.postmaster_pid() and not server.wait_stopped(timeout_seconds=1):

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -32,7 +34,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.errors imp
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.lsn import format_lsn, parse_lsn
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.node import PRIMARY, RUNNING, Member, Node, node_from_mapping
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import Topology
-from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import own_transactions
+from ansible_collections.pg_ops.replication.plugins.module_utils.divergence import OwnTransactions, own_transactions
 from ansible_collections.pg_ops.replication.plugins.module_utils.fencing import lay_as_standby, write_fence
 from ansible_collections.pg_ops.replication.plugins.module_utils.fetching import undelivered
 from ansible_collections.pg_ops.replication.plugins.module_utils.observe import observe
@@ -141,43 +143,49 @@ def _has_wal_behind(server: Server, here: Node, lsn: int) -> bool:
     return not is_end_of_wal(server.data("pg_wal"), here.timeline, lsn, segment_bytes)
 
 
-def _keep_wal(server: Server, directory: Path, *, fork_lsn: str, segment_bytes: int) -> tuple[int, bool]:
-    """Copy the WAL segments from the fork on into the report; returns how many, and whether these are all."""
-    start = parse_lsn(fork_lsn)
+def _own_segments(server: Server, fork_lsn: str, end_lsn: str, segment_bytes: int) -> list[Path]:
+    """Return the WAL segments from the fork to the end of WAL, empty for not known: behind it lie recycled ones that are yet to be written."""
+    start, end = parse_lsn(fork_lsn), parse_lsn(end_lsn) if end_lsn else math.inf
+    found = sorted(segment_positions(server.data("pg_wal"), segment_bytes).items())
+    return [paths[0] for position, paths in found if position + segment_bytes > start and position < end]
+
+
+def _keep_wal(server: Server, directory: Path, segments: Sequence[Path]) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)  # a run that was killed in this very second
     server.own(directory)
-    count = 0
-    for position, paths in sorted(segment_positions(server.data("pg_wal"), segment_bytes).items()):
-        if position + segment_bytes <= start:
-            continue
-        if count >= MAX_KEPT_SEGMENTS:
-            return count, False
-        shutil.copy2(str(paths[0]), str(directory / paths[0].name))
-        server.own(directory / paths[0].name)
-        count += 1
-    return count, True
+    for path in segments:
+        shutil.copy2(str(path), str(directory / path.name))
+        server.own(directory / path.name)
 
 
-def write_report(server: Server, here: Node, primary: Node, fork_lsn: str) -> dict[str, Any]:
-    """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it.
+def own_part(server: Server, here: Node, fork_lsn: str) -> tuple[OwnTransactions, list[Path]]:
+    """Return what exists only here, and the WAL with it, as much of both as a report holds; nothing is written.
 
-    Where the fork cannot be told (it is empty), nothing can be listed, and the report says that. It does so too where there are more transactions than it
-    lists and more WAL than is kept beside it; one of the two is enough.
+    Where the fork cannot be told (it is empty), nothing can be listed, and that is a problem. So are more transactions than are listed with more WAL than
+    is kept; one of the two is enough.
     """
-    server.ensure_state_directory()
     # Autovacuum's ANALYZE commits by itself, and nobody misses that: such transactions are counted apart.
     found = own_transactions(server, here.timeline, here.timeline_history, fork_lsn, timeout_seconds=REPORT_TIMEOUT_SECONDS)
-    name = "{0}-lost-transactions".format(utc_stamp())
-    segments, all_kept = 0, False
     # Without a fork nobody knows which WAL that would be; all of it stays in the old data directory.
-    if fork_lsn and (found.transactions or found.problem):
-        kept = server.state("reports", name + ".wal")
-        segments, all_kept = _keep_wal(server, kept, fork_lsn=fork_lsn, segment_bytes=server.control_data().wal_segment_bytes)
-    if found.transactions > len(found.listed) and not all_kept and not found.problem:
+    if not fork_lsn or not (found.transactions or found.problem):
+        return found, []
+    wal = _own_segments(server, fork_lsn, here.wal_end_lsn, server.control_data().wal_segment_bytes)
+    if found.transactions > len(found.listed) and len(wal) > MAX_KEPT_SEGMENTS and not found.problem:
         found.problem = "only the first {0} of {1} transactions are listed, and not all WAL is kept".format(len(found.listed), found.transactions)
+    return found, wal[:MAX_KEPT_SEGMENTS]
+
+
+def write_report(
+    server: Server, here: Node, primary: Node, fork_lsn: str, found: OwnTransactions, wal: Sequence[Path]
+) -> dict[str, Any]:
+    """Write what will be lost into the state directory before anything is thrown away; returns path, count and what is missing in it."""
+    server.ensure_state_directory()
+    name = "{0}-lost-transactions".format(utc_stamp())
+    if wal:
+        _keep_wal(server, server.state("reports", name + ".wal"), wal)
     report = {
         "host": here.host, "new_primary": primary.host, "timeline": here.timeline, "fork_lsn": fork_lsn, "wal_end_lsn": here.wal_end_lsn,
-        "new_timeline": primary.timeline, "kept_wal_segments": segments, "transactions": [commit.as_result() for commit in found.listed],
+        "new_timeline": primary.timeline, "kept_wal_segments": len(wal), "transactions": [commit.as_result() for commit in found.listed],
         "transaction_count": found.transactions, "statistics_transactions": found.statistics, "problem": found.problem,
     }
     path = server.state("reports", name + ".json")
@@ -349,7 +357,10 @@ def _throw_away(server: Server, peer: Peer, terms: RejoinTerms, chosen: decision
         server.stop(timeout_seconds=terms.start_timeout_seconds)
     # Before crash recovery: its checkpoint may recycle segments that the report reads.
     if chosen.own_wal and not here.rewind_unfinished:
-        result.update(write_report(server, here, primary, chosen.fork_lsn))
+        found, wal = own_part(server, here, chosen.fork_lsn)
+        if found.problem:
+            require_room(server, peer)  # it will be a new copy; a repeat that has no room for it must not write one report more
+        result.update(write_report(server, here, primary, chosen.fork_lsn, found, wal))
     if result.get("report_problem") and chosen.action == decisions.REWIND:
         # What nobody could list must not be thrown away: the old directory is kept.
         result["rewind_failed"] = "what exists only here could not be listed: " + result["report_problem"]

@@ -23,7 +23,7 @@ from ansible_collections.pg_ops.replication.plugins.module_utils.core.promotion 
     promotion_blockers,
     refused_candidates,
 )
-from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, plan_rejoin
+from ansible_collections.pg_ops.replication.plugins.module_utils.core.rejoin import FOLLOW, NOTHING, WAL_PAGE_BYTES, plan_rejoin
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.synchronous import ASYNCHRONOUS, SynchronousSet
 from ansible_collections.pg_ops.replication.plugins.module_utils.core.topology import (
     Topology,
@@ -257,7 +257,8 @@ def _own_branches(topology: Topology, target: Node) -> Iterator[tuple[Node, int]
         if not node.has_server_down or node.standby_signal or node.fenced or not node.wal_end_lsn or node.timeline >= target.timeline:
             continue
         past = shared_past(node, target)
-        if past is not None and past[1] is not None and parse_lsn(node.wal_end_lsn) > past[1]:
+        # The end that is read from files is an upper bound, to the page.
+        if past is not None and past[1] is not None and parse_lsn(node.wal_end_lsn) - WAL_PAGE_BYTES > past[1]:
             yield node, parse_lsn(node.wal_end_lsn) - past[1]
 
 

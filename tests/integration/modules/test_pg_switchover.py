@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pg_ops.replication.plugins.module_utils import handover
-from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server
+from ansible_collections.pg_ops.replication.plugins.module_utils.server import Server, ServerError
 from real_servers import (
     TESTER_PASSWORD,
     Answer,
@@ -219,23 +219,6 @@ def test_switchover_by_sql_of_one_server_and_files_of_another_is_refused(pair: P
             stranger.stop()
 
 
-def test_switchover_candidate_frozen_during_the_stop_is_taken_back(pair: Pair) -> None:
-    pair.primary.write_row(1)
-    run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
-    wait_until_armed(pair.primary)
-    frozen = pair.standby.freeze()
-    answer = run.wait()
-    assert answer.failed and "primary again" in answer["msg"], answer.text
-    for pid in frozen:
-        with contextlib.suppress(ProcessLookupError):  # one that was about to end when it was frozen
-            os.kill(pid, signal.SIGCONT)
-    assert primaries(pair.primary, pair.standby) == ["alpha"]
-    assert pair.primary.numbers() == {1}
-    assert pair.primary.note("pending") == {}
-    pair.primary.write_row(2)
-    pair.level()
-
-
 def freeze_replay(node: Node) -> list[int]:
     """Stop the process that replays: WAL still arrives, so the primary can stop."""
     [replaying] = [pid for pid in node.processes() if "startup" in " ".join(command_line(pid))]
@@ -245,8 +228,25 @@ def freeze_replay(node: Node) -> list[int]:
 
 def thaw(frozen: list[int]) -> None:
     for pid in frozen:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # one that was about to end when it was frozen
             os.kill(pid, signal.SIGCONT)
+
+
+def test_switchover_candidate_frozen_during_the_stop_is_taken_back(pair: Pair) -> None:
+    pair.primary.write_row(1)
+    pair.level()
+    frozen = freeze_replay(pair.standby)  # or it is promoted before all of it is frozen
+    run = start_module("pg_switchover", pair.primary.towards(pair.standby, candidate_slots=[pair.primary.slot], **SHORT))
+    wait_until_armed(pair.primary)
+    frozen += pair.standby.freeze()
+    answer = run.wait()
+    assert answer.failed and "primary again" in answer["msg"], answer.text
+    thaw(frozen)
+    assert primaries(pair.primary, pair.standby) == ["alpha"]
+    assert pair.primary.numbers() == {1}
+    assert pair.primary.note("pending") == {}
+    pair.primary.write_row(2)
+    pair.level()
 
 
 def test_switchover_that_is_fenced_on_the_way_promotes_nobody_and_starts_nothing(pair: Pair) -> None:
@@ -328,7 +328,7 @@ def test_switchover_that_cannot_write_its_note_is_taken_back(pair: Pair, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "postgresql.auto.conf")
         return set_auto_conf(_server, values)
 
-    set_auto_conf = Server.set_auto_conf
+    set_auto_conf, start = Server.set_auto_conf, Server.start
     monkeypatch.setattr(handover, "_write_phase", full)
     monkeypatch.setattr(Server, "set_auto_conf", too_full)
     message = switch(pair.primary, pair.standby).refusal("system")
@@ -340,7 +340,19 @@ def test_switchover_that_cannot_write_its_note_is_taken_back(pair: Pair, monkeyp
     assert "NOBODY IS PRIMARY. beta was not told to promote: No space left on device: pending.json. And this server could not be" in message
     assert not pair.primary.pid() and not pair.standby.is_primary()
     monkeypatch.undo()
-    assert switch(pair.primary, pair.standby).changed, "it is taken up"
+
+    def away(*_unused: Any) -> None:
+        raise ServerError("beta did not get all WAL of this server", reason="candidate_incomplete")
+
+    monkeypatch.setattr(handover, "_await_everything", away)
+    monkeypatch.setattr(Server, "start", too_full_to_start)
+    assert "NOBODY IS PRIMARY" in switch(pair.primary, pair.standby).refusal("not_taken_back")
+    assert pair.primary.note("pending")["phase"] == handover.ARMED, "as the message says, the next run may take it back"
+    monkeypatch.setattr(Server, "start", start)
+    assert "is primary again" in switch(pair.primary, pair.standby).refusal("candidate_incomplete")
+    assert primaries(pair.primary, pair.standby) == ["alpha"]
+    monkeypatch.undo()
+    assert switch(pair.primary, pair.standby).changed
     assert primaries(pair.primary, pair.standby) == ["beta"]
 
 
