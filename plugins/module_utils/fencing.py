@@ -40,4 +40,4 @@ def fence(server: Server) -> bool:
     ran = bool(server.postmaster_pid())
     if ran:
         server.kill()
-    return server.end_outliving(patience_seconds=0) or ran
+    return server.end_outliving(timeout_seconds=2, hanging_counts=False) or ran

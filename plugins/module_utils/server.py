@@ -612,21 +612,21 @@ class Server:
         except OSError:  # it has ended, a zombie included, or is not ours to look at
             return False
 
-    def end_outliving(self, *, patience_seconds: float = 10) -> bool:
+    def end_outliving(self, *, timeout_seconds: float = 10, hanging_counts: bool = True) -> bool:
         """Kill what outlived a postmaster, and return whether there was any; raises ServerError when it survives that.
 
-        One that hangs in the kernel, at a disk that does not answer, ends when it comes back from there: without `patience_seconds` that is good enough, for
-        it will tell no client of a commit any more.
+        One that hangs in the kernel, at a disk that does not answer, ends when it comes back from there, and tells no client of a commit any more: where that
+        is enough, `hanging_counts` is false, and nothing is raised.
         """
         found = self.outliving()
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + patience_seconds
-        while patience_seconds and any(self._is_of_this_server(pid) for pid in found):
-            if time.monotonic() > deadline:
-                raise ServerError("a process of the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
+        deadline = time.monotonic() + timeout_seconds
+        while any(self._is_of_this_server(pid) for pid in found) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+        if hanging_counts and any(self._is_of_this_server(pid) for pid in found):
+            raise ServerError("a process of the server survives SIGKILL", reason="kill_failed", hint="Restart the host.")
         return bool(found)
 
     def end_leftover(self, program: str, directory: str) -> None:

@@ -149,3 +149,8 @@ def test_passfile_broken_file_is_replaced(absent: Node) -> None:
     path.write_bytes(b"\xff\xfe not utf-8\n")
     assert absent.call("pg_passfile", **options(absent, "replicator", "secret")).changed
     assert "secret" in path.read_text(encoding="utf-8")
+
+
+def test_passfile_where_the_system_refuses_is_one_clear_error(absent: Node) -> None:
+    message = absent.call("pg_passfile", **options(absent, "replicator", "secret"), state_directory="/dev/null/state").refusal("system")
+    assert message.startswith("Not a directory: /dev/null/state")

@@ -30,8 +30,6 @@ VAULT_SCRIPT = str(CHECKOUT / "scripts" / "vault_password_env-client.sh")
 # The published password of inventories/local's vault.
 VAULT_PASSWORD = "replicate-safely"
 PLAYBOOK_TIMEOUT_SECONDS = 180
-# Notes that stay; any other one is of unfinished work.
-LASTING = ("synchronous.json",)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
@@ -244,7 +242,7 @@ class Cluster:
             assert self.sql(name, "SELECT received_tli FROM pg_stat_wal_receiver") == str(self.timeline(first))
             assert self.sql(name, "SELECT count(*) FROM pg_replication_slots") == "0"
         for name in self.names:
-            notes = sorted(path.name for path in self.own_state(name).glob("*.json") if path.name not in LASTING)
+            notes = sorted(path.name for path in self.own_state(name).glob("*.json") if path.name != "synchronous.json")  # no unfinished work
             assert notes == [], f"{name} kept {notes}"
 
     def timeline(self, name: str) -> int:
